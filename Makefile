@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The demo needs less than the tests; each set is installed once, and again when what it depends on changes.
+RUNTIME := $(VENV)/.runtime
+TOOLS := $(VENV)/.tools
+PINS := pyproject.toml constraints.txt
+MODULE := $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test check docs constraints clean
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(RUNTIME) ## Make .venv with what the demo needs
+
+demo: $(RUNTIME) ## Run batch inference over real digits on a real Airflow, from nothing to a file
+	@$(MODULE) demo
+
+up: $(RUNTIME) ## Start the same Airflow and leave it running
+	@$(MODULE) demo up
+
+down: ## Stop what "make up" left running
+	@if [ -f $(RUNTIME) ]; then $(MODULE) demo down; fi
+
+test: $(TOOLS) browser ## Run all tests
+	$(MODULE) pytest
+
+check: $(TOOLS) ## Check format, style, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(TOOLS) ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+constraints: $(TOOLS) ## Pin the newest versions of everything in constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras pyproject.toml -o constraints.txt
+
+clean: down ## Remove everything that was made here, the demo's results too
+	rm -rf $(VENV) .demo build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(RUNTIME): $(PINS)
+	@$(MAKE) --no-print-directory python
+	@echo "Set-up (once, and again when the pins change):"
+	@$(PYTHON) demo/install.py $(VENV) examples
+	@touch $@
+
+$(TOOLS): $(PINS) | $(RUNTIME)
+	@echo "Set-up of the tools for tests, checks and docs:"
+	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs
+	@touch $@ $(RUNTIME)
+
+.PHONY: python browser
+python:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "$(PYTHON) is not there. Install Python 3.11 or later, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	    "Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# Chromium comes from the distribution: browser builds of PyPI packages need a download of their own.
+browser:
+	@if command -v chromium > /dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "  install chromium for the browser tests …"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } \
+	    > $(VENV)/chromium.log 2>&1 || { cat $(VENV)/chromium.log >&2; exit 1; }; \
+	elif [ "$${CI:-}" = true ]; then echo "chromium is missing, and it cannot be installed: not root, or no apt-get." >&2; exit 1; \
+	else echo "chromium is missing (root could install it with apt-get): the browser tests will be skipped."; fi

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``parallelrun check``: ``init()``, one mini-batch and ``shutdown()`` in this very process.
+
+So that ``print``, ``breakpoint()`` and Ctrl-C work as in any script: nothing is redirected, copied or timed
+out, and no output file is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.exceptions import (
+    EntryScriptContractError,
+    NotSupportedError,
+    ParallelRunError,
+)
+
+from .command import FAILED, INTERRUPTED
+from .options import config_of, inputs_of, models_root_of, parse_job
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.worker.runtime import EntryScript, Settings
+
+DESCRIPTION = """\
+Calls the script's init(), run() with the first mini-batch of the first input, and shutdown(), all in this
+process: print, breakpoint() and Ctrl-C work. Takes the options of run; no output file is written.
+"""
+
+_ROWS_SHOWN = 5
+_FOR_DEBUGGERS = frozenset({"COLUMNS", "LINES", "PYTHONBREAKPOINT", "TERM"})
+_PACKAGE = Path(__file__).parent.parent
+
+
+def main(given: Sequence[str]) -> int:
+    """Run ``parallelrun check`` and return its exit status."""
+    parsed = parse_job("check", DESCRIPTION, given)
+    config = config_of(parsed)
+    _refuse_other_interpreter(config.environment.python)
+    items = _first_items(parsed, config)
+    ask = _Answers(models_root_of(parsed.models_root))
+    scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
+    _become_a_worker(config, scratch)
+    try:
+        return _check(_settings(parsed, config, scratch), ask, config, items)
+    finally:
+        if any(name for _, _, files in os.walk(scratch) for name in files):
+            print(f"the script wrote files to {scratch}")
+        else:
+            shutil.rmtree(scratch)
+
+
+def _check(settings: Settings, ask: _Answers, config: ParallelRunConfig, items: list[Any]) -> int:
+    from airflow_parallelrun.worker import logs
+    from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
+    from airflow_parallelrun.worker.runtime import EntryScript, unchanged
+
+    logging.basicConfig(level=config.logging_level, format=logs.FORMAT)
+    try:
+        script = EntryScript(settings, ask)
+        _timed("init()", script.load)
+        value = _timed(f"run() of {len(items)} items", script.run, unchanged(items)[0], 0)
+        _show(script, value, len(items))
+        _timed("shutdown()", script.shutdown)
+    except ContractError as error:
+        raise EntryScriptContractError(config.entry_script, str(error)) from error
+    except ReturnValueError as error:
+        print(f"parallelrun: {error}", file=sys.stderr)
+        return FAILED
+    except BaseException as error:  # noqa: BLE001 - user code; also sys.exit() and Ctrl-C show where they came from
+        traceback.print_exception(type(error), error, _users_part(error))
+        return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+    return 0
+
+
+def _become_a_worker(config: ParallelRunConfig, scratch: str) -> None:
+    """Take on a worker's environment variables: what a script misses there it must miss here."""
+    from airflow_parallelrun.engine import pool
+
+    for name in list(os.environ):
+        if name not in pool._ENVIRONMENT | _FOR_DEBUGGERS and not name.startswith(pool._ENVIRONMENT_PREFIXES):
+            del os.environ[name]
+    os.environ.update({"AZUREML_BI_OUTPUT_PATH": f"{scratch}/output", **config.environment_variables})
+
+
+def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: str) -> Settings:
+    from airflow_parallelrun.engine.snapshot import check_entry_script
+    from airflow_parallelrun.worker.runtime import Settings
+
+    source = str(config.source_directory)
+    # Not compiled: Python's own account of a syntax error has more to say.
+    check_entry_script(source, config.entry_script, compile_it=False)
+    return Settings(
+        entry_script=os.path.join(source, config.entry_script),
+        source_directory=source,
+        arguments=parsed.script_arguments,
+        append_row=config.output_action == "append_row",
+        logging_level=config.logging_level,
+        agent_name="process000",
+        log_dir=f"{scratch}/logs",
+        output_dir=f"{scratch}/output",
+        error_log="",
+    )
+
+
+class _Answers:
+    """What a node answers its worker processes."""
+
+    def __init__(self, models_root: str | None) -> None:
+        self._models_root = models_root
+
+    def __call__(self, _subject: str, arguments: dict[str, Any]) -> str:
+        from airflow_parallelrun.models import ModelRegistry
+
+        if self._models_root is None:
+            raise LookupError("no model registry is configured: give --models-root")
+        try:
+            return str(ModelRegistry(self._models_root).path(arguments["name"], arguments["version"]))
+        except ParallelRunError as error:
+            raise LookupError(str(error)) from error
+
+
+def _first_items(parsed: argparse.Namespace, config: ParallelRunConfig) -> list[list[Any]]:
+    from airflow_parallelrun.datasets import is_remote, list_files
+
+    size = config.files_per_mini_batch
+    # Every input, so that a wrong one shows now.
+    batches = [list(islice(list_files(each.resolve(".").paths), size)) for each in inputs_of(parsed)]
+    return [[file.path, None if is_remote(file.path) else file.size, file.mtime_ns] for file in batches[0]]
+
+
+def _refuse_other_interpreter(python: str | None) -> None:
+    own = Path(sys.executable)
+    if python is None or (Path(python).parent == own.parent and Path(python).samefile(own)):
+        return
+    raise NotSupportedError(
+        "check with another --python",
+        f"Use that interpreter for the command: {python} -m {__package__} check …",
+    )
+
+
+def _timed(what: str, function: Any, *arguments: Any) -> Any:
+    started = time.monotonic()
+    value = function(*arguments)
+    print(f"{what}: {time.monotonic() - started:.3f} s", flush=True)
+    return value
+
+
+def _show(script: EntryScript, value: Any, items: int) -> None:
+    count = script.formatter.count(value)
+    failed = max(items - count, 0)
+    verdict = f": {failed} would count as failed" if failed else ""
+    print(f"run() returned a {type(value).__name__} of {count} elements for {items} items{verdict}")
+    rows = script.formatter.rows(value).decode("utf-8", "replace").splitlines()
+    if rows:
+        print("rows, as they would be written:")
+    for row in rows[:_ROWS_SHOWN]:
+        print(f"  {row}")
+    if len(rows) > _ROWS_SHOWN:
+        print(f"  … and {len(rows) - _ROWS_SHOWN} more")
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    """Leave out how this package came to call the user's code."""
+    part = error.__traceback__
+    while part is not None and _is_ours(part.tb_frame.f_code.co_filename):
+        part = part.tb_next
+    # A syntax error names its place itself; anything else without a frame of the user's is our own mistake.
+    return part if part or isinstance(error, SyntaxError) else error.__traceback__
+
+
+def _is_ours(filename: str) -> bool:
+    return Path(filename).is_relative_to(_PACKAGE) or filename.startswith("<frozen importlib")

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that ``run`` and ``check`` share: one for every field of ParallelRunConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+
+from .parser import CommandParser, name_and_value, number, split_script_arguments, whole_number
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.datasets import DatasetInput
+    from airflow_parallelrun.engine.split import RunRequest
+
+NOT_OPTIONS = ("entry_script", "compute_target")
+
+# ParallelRunConfig requires these; a command that needs three more options every time would be a nuisance.
+DEFAULTS: dict[str, Any] = {"error_threshold": 0, "output_action": "append_row", "node_count": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldOption:
+    """How a field of ParallelRunConfig is typed.
+
+    :param help: what it does, its unit, and its default where that is not a plain value
+    :param parse: from text; range and rules are ParallelRunConfig's own
+    :param option: its name, where it is not the field's
+    :param repeated: every use adds one value
+    """
+
+    help: str
+    metavar: str = "N"
+    parse: Callable[[str], Any] = str
+    option: str = ""
+    repeated: bool = False
+
+
+FIELD_OPTIONS: dict[str, FieldOption] = {
+    "environment": FieldOption(
+        "interpreter that runs the entry script (default: the one of this command)", "PATH", option="--python"
+    ),
+    "error_threshold": FieldOption(
+        "failed items to tolerate; the job fails above it; -1 tolerates all", parse=whole_number
+    ),
+    "output_action": FieldOption(
+        "append_row: rows into one file; summary_only: the script writes its own output", "ACTION"
+    ),
+    "node_count": FieldOption("nodes, each a process of its own that feeds its workers", parse=whole_number),
+    "process_count_per_node": FieldOption(
+        "worker processes per node (default: one per CPU of this command)", parse=whole_number
+    ),
+    "mini_batch_size": FieldOption("files per run() (default: 10)", "SIZE"),
+    "source_directory": FieldOption(
+        "folder that is copied with the entry script (default: the entry script's own)", "DIR"
+    ),
+    "description": FieldOption("free text, kept with the run", "TEXT"),
+    "logging_level": FieldOption("of the workers' logs: WARNING, INFO or DEBUG", "LEVEL"),
+    "run_invocation_timeout": FieldOption("seconds that one run() may take", "SECONDS", whole_number),
+    "run_max_try": FieldOption("tries per mini-batch", parse=whole_number),
+    "append_row_file_name": FieldOption("name of the output file (default: parallel_run_step.txt)", "NAME"),
+    "allowed_failed_count": FieldOption(
+        "failed mini-batches to tolerate; -1 tolerates all (default: no such limit)", parse=whole_number
+    ),
+    "allowed_failed_percent": FieldOption(
+        "failed mini-batches to tolerate, 0 to 100 percent of all (default: no such limit)", "PERCENT", number
+    ),
+    "partition_keys": FieldOption("one mini-batch per combination of these keys", "KEY", repeated=True),
+    "environment_variables": FieldOption(
+        "set for the entry script; may be repeated", "NAME=VALUE", name_and_value, repeated=True
+    ),
+    "init_timeout": FieldOption(
+        "seconds that init() may take (default: 3 times --run-invocation-timeout, plus 30)",
+        "SECONDS",
+        whole_number,
+    ),
+}
+
+
+def option_of(field: str) -> str:
+    """The option that sets *field*; names that are no field stay as they are."""
+    spec = FIELD_OPTIONS.get(field)
+    if spec is None:
+        return field
+    return spec.option or "--" + field.replace("_", "-")
+
+
+def parse_job(command: str, description: str, given: Sequence[str]) -> argparse.Namespace:
+    """Parse what ``run`` and ``check`` take; the script's arguments are in ``script_arguments``."""
+    own, script_arguments = split_script_arguments(given)
+    parser = CommandParser(
+        command, description, "Everything after -- is for the script, which finds it in sys.argv."
+    )
+    parser.usage = f"{parser.prog} ENTRY_SCRIPT --input PATH … [options] [-- script arguments]"
+    parser.add_argument("entry_script", metavar="ENTRY_SCRIPT", help="Python file with init() and run()")
+    _add_data_options(parser)
+    _add_field_options(parser)
+    parsed = parser.parse(own)
+    parsed.script_arguments = script_arguments
+    return parsed
+
+
+def _add_data_options(parser: CommandParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="file, folder, quoted glob or URL; may be repeated: inputs are split each on its own, in order",
+    )
+    group.add_argument("--output", metavar="DIR", help="folder for the results; one run's own")
+    group.add_argument(
+        "--direct", action="store_true", help="hand the script the inputs' URLs, and fetch nothing"
+    )
+    group.add_argument(
+        "--run-directory-root",
+        metavar="DIR",
+        help="where run directories go (default: OUTPUT/.parallelrun)",
+    )
+    group.add_argument(
+        "--models-root", metavar="DIR", help="folder of the model registry (default: see parallelrun models)"
+    )
+
+
+def _add_field_options(parser: CommandParser) -> None:
+    from airflow_parallelrun.config import ParallelRunConfig
+
+    group = parser.add_argument_group("how it runs")
+    for field in dataclasses.fields(ParallelRunConfig):
+        if field.name in NOT_OPTIONS:
+            continue
+        spec = FIELD_OPTIONS[field.name]
+        default = DEFAULTS.get(field.name, field.default)
+        plain = isinstance(default, (int, str))
+        names = [option_of(field.name)]
+        if spec.repeated:
+            names.append(names[0].removesuffix("s"))
+        group.add_argument(
+            *names,
+            dest=field.name,
+            action="append" if spec.repeated else "store",
+            type=spec.parse,
+            metavar=spec.metavar,
+            help=f"{spec.help} (default: {default})".replace("%", "%%") if plain else spec.help,
+        )
+
+
+def config_of(parsed: argparse.Namespace) -> ParallelRunConfig:
+    """The configuration that the options ask for, validated.
+
+    :raises ConfigurationError: for a value that can never work
+    """
+    from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
+
+    names = {field.name for field in dataclasses.fields(ParallelRunConfig)}
+    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
+    source, script = _source_and_script(parsed.entry_script, parsed.source_directory)
+    given |= {"source_directory": source, "entry_script": script, "compute_target": ComputeTarget()}
+    given["environment"] = Environment(python=_interpreter(parsed.environment))
+    if "environment_variables" in given:
+        given["environment_variables"] = dict(given["environment_variables"])
+    return ParallelRunConfig(**(DEFAULTS | given))
+
+
+def _source_and_script(entry_script: str, source_directory: str | None) -> tuple[str, str]:
+    # Not resolved: a link is run under the name that was typed.
+    script = Path(os.path.abspath(entry_script))
+    if source_directory is None:
+        return str(script.parent), script.name
+    source = os.path.abspath(source_directory)
+    if not script.is_relative_to(source):
+        raise InvalidValueError("ENTRY_SCRIPT", entry_script, f"a file in --source-directory {source!r}")
+    return source, str(script.relative_to(source))
+
+
+def _interpreter(given: str | None) -> str | None:
+    if given is None:
+        return None
+    found = shutil.which(given)
+    if found is None:
+        raise InvalidValueError("--python", given, "an interpreter's path, or the name of one on PATH")
+    return os.path.abspath(found)
+
+
+def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
+    """Every --input as an input of its own.
+
+    :raises ConfigurationError: for what cannot be a path, and a URL without --direct
+    """
+    from airflow_parallelrun.datasets import DatasetInput, FileDataset, is_remote
+
+    for path in parsed.input:
+        if is_remote(path) and not parsed.direct:
+            instead = "Add --direct: the script gets the URLs and opens them itself."
+            raise NotSupportedError(f"fetching the input {path!r}", instead)
+    mode = "direct" if parsed.direct else "mount"
+    return tuple(DatasetInput(FileDataset((path,)), mode) for path in parsed.input)
+
+
+def request_of(parsed: argparse.Namespace) -> RunRequest:
+    """What the engine's split takes.
+
+    :raises ConfigurationError: for a value that can never work
+    """
+    from airflow_parallelrun.engine.split import RunRequest
+
+    if not parsed.output and not parsed.run_directory_root:
+        raise ConfigurationError("--output is missing: the folder for the results")
+    return RunRequest(
+        config=config_of(parsed),
+        inputs=inputs_of(parsed),
+        output=parsed.output,
+        arguments=tuple(parsed.script_arguments),
+        owner=f"cli/{secrets.token_hex(6)}",
+        base_directory=str(Path.cwd()),
+        models_root=models_root_of(parsed.models_root),
+        storage_root=parsed.run_directory_root,
+    )
+
+
+def models_root_of(given: str | None) -> str | None:
+    """The registry's folder; None where none is configured, which most scripts never notice."""
+    from airflow_parallelrun.models import models_root
+
+    try:
+        return os.path.abspath(given or models_root())
+    except ConfigurationError:
+        return None

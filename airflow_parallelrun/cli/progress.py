@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows how far a run is: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.progress import Progress
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """All nodes together.
+
+    :param rate: mini-batches per second since the first node started
+    :param seconds_left: None while nothing is done, and when all is
+    """
+
+    total: int
+    done: int
+    failed: int
+    rate: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        return f"{self.done} of {self.total} mini-batches done, {self.failed} failed, {self.rate:.3g}/s{left}"
+
+
+class Display(Protocol):
+    """What a run shows while it goes on; called from one thread at a time."""
+
+    def show(self, totals: Totals) -> None:
+        """Show *totals*, or leave it for later."""
+
+    def close(self) -> None:
+        """Show the last totals, if that was left for later."""
+
+
+class Board:
+    """Adds up the nodes' progress and hands it to a display.
+
+    :param total: mini-batches of the whole job
+    """
+
+    def __init__(self, total: int, display: Display) -> None:
+        self._total = total
+        self._display = display
+        self._started = time.monotonic()
+        self._latest: dict[int, Progress] = {}
+        self._lock = threading.Lock()
+
+    def update(self, progress: Progress) -> None:
+        """Take a node's latest progress, from any thread."""
+        with self._lock:
+            self._latest[progress.node] = progress
+            self._display.show(self._totals())
+
+    def close(self) -> None:
+        """End the display."""
+        with self._lock:
+            self._display.close()
+
+    @property
+    def done(self) -> int:
+        """Mini-batches that are finished, in all nodes."""
+        return sum(progress.mini_batches_done for progress in self._latest.values())
+
+    def _totals(self) -> Totals:
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        done = self.done
+        failed = sum(progress.mini_batches_failed for progress in self._latest.values())
+        left = (self._total - done) * seconds / done if 0 < done < self._total else None
+        return Totals(self._total, done, failed, done / seconds, left)
+
+
+class Lines:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last_shown = time.monotonic()
+        self._pending: Totals | None = None
+
+    def show(self, totals: Totals) -> None:
+        """Print a line, unless the last one is only a few seconds old."""
+        self._pending = totals
+        if time.monotonic() - self._last_shown >= SECONDS_BETWEEN_LINES:
+            self.close()
+
+    def close(self) -> None:
+        """Print what has not been printed."""
+        if self._pending is not None:
+            print(self._pending, file=self._stream, flush=True)
+            self._pending = None
+            self._last_shown = time.monotonic()
+
+
+class Bar:
+    """A bar that redraws itself; other output on the terminal stays above it."""
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("mini-batches, {task.fields[details]}"),
+            TimeElapsedColumn(),
+            console=Console(file=stream),
+            # Few: every redraw takes time from the thread that feeds the workers.
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=total, details="starting")
+        self._bar.start()
+
+    def show(self, totals: Totals) -> None:
+        """Move the bar."""
+        left = "" if totals.seconds_left is None else f", {duration(totals.seconds_left)} left"
+        details = f"{totals.failed} failed, {totals.rate:.3g}/s{left}"
+        self._bar.update(self._task, completed=totals.done, details=details)
+
+    def close(self) -> None:
+        """Leave the bar as it is now."""
+        self._bar.stop()
+
+
+def display_for(total: int, stream: TextIO) -> Display:
+    """A bar if *stream* is a terminal, else lines."""
+    return Bar(total, stream) if stream.isatty() else Lines(stream)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people read it."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a job runs: the original's ``ParallelRunConfig``, validated when it is made."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, InitVar, asdict, dataclass, field, fields
+from typing import Any, Protocol, TypeVar, cast
+
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    InvalidValueError,
+    NotSupportedError,
+    UnknownNameError,
+)
+from airflow_parallelrun.parameters import PipelineParameter
+
+T = TypeVar("T")
+Check = Callable[[str, Any], Any]
+
+DEFAULT_FILES_PER_MINI_BATCH = 10
+DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
+# What the run itself writes into the output folder.
+RESERVED_OUTPUT_NAMES = ("failed_items.jsonl", "job_result.json", "logs", ".parallelrun")
+
+_SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB])?")
+_UNITS = {"kb": 1024, "mb": 1024**2, "gb": 1024**3}
+_FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')
+
+_REQUIRED: Any = MISSING
+_NONE: Any = None
+_CHECKED: Any = object()
+
+
+class _Settable(Protocol[T]):
+    # For type checkers only: a field that reads as T and may be set to a PipelineParameter as well, so that
+    # neither a DAG file nor the engine, which sees resolved configurations only, needs a cast.
+    def __get__(self, config: object, owner: object) -> T: ...
+
+    def __set__(self, config: object, value: T | PipelineParameter) -> None: ...
+
+
+def parse_size(text: str) -> int:
+    """Parse a size as the original does: digits, then nothing, KB, MB or GB in any case; units are binary.
+
+    :return: bytes, or the plain number
+    :raises InvalidValueError: for anything else, such as ``10 KB``, ``1.5MB``, ``10kbmb`` or ``1TB``
+    """
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        rule = "a number, or a size such as '64MB' (KB, MB or GB; no space, no fraction)"
+        raise InvalidValueError("size", text, rule)
+    digits, unit = match.groups()
+    return int(digits) * (_UNITS[unit.lower()] if unit else 1)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The interpreter that runs the entry script.
+
+    :param name: shown in logs
+    :param python: absolute path of a Python interpreter; None = the one that runs the node
+    :param pip_packages: not supported yet, nor are *conda_file* and *docker_image*
+    :raises InvalidValueError: for a relative interpreter path
+    :raises NotSupportedError: when packages or an image are asked for
+    """
+
+    name: str = ""
+    python: str | None = None
+    pip_packages: InitVar[Any] = None
+    conda_file: InitVar[Any] = None
+    docker_image: InitVar[Any] = None
+
+    def __post_init__(self, pip_packages: Any, conda_file: Any, docker_image: Any) -> None:
+        """Check, and refuse what this version does not build."""
+        asked = {"pip_packages": pip_packages, "conda_file": conda_file, "docker_image": docker_image}
+        instead = "Make an environment that has what the script needs, and give its interpreter: python=…"
+        _refuse("Environment", asked, instead)
+        _text("Environment.name", self.name)
+        if self.python is not None:
+            python = os.fspath(self.python) if isinstance(self.python, os.PathLike) else self.python
+            if not isinstance(python, str) or not os.path.isabs(python):
+                raise InvalidValueError("Environment.python", python, "the absolute path of an interpreter")
+            object.__setattr__(self, "python", python)
+
+
+@dataclass(frozen=True)
+class ComputeTarget:
+    """Where the nodes run.
+
+    :param pool: the Airflow pool that limits how many nodes run at once
+    :param gpus: not supported yet, nor is *node_count*
+    :raises NotSupportedError: when GPUs or a node count are asked for
+    """
+
+    pool: str = "default_pool"
+    gpus: InitVar[Any] = None
+    node_count: InitVar[Any] = None
+
+    def __post_init__(self, gpus: Any, node_count: Any) -> None:
+        """Check, and refuse what this version does not build."""
+        _refuse("ComputeTarget", {"gpus": gpus}, "Run the nodes in a pool or queue whose machines have them.")
+        _refuse("ComputeTarget", {"node_count": node_count}, "Set it in ParallelRunConfig(node_count=…).")
+        _pool("ComputeTarget.pool", self.pool)
+
+
+@dataclass(frozen=True)
+class ParallelRunConfig:
+    """How the script runs, by the original's names, defaults and ranges.
+
+    A ``PipelineParameter`` may stand for every number but ``init_timeout``, for ``mini_batch_size`` and for
+    ``logging_level``; its default is checked at once, the value of a run when the run starts. None means
+    the default wherever the original accepts it.
+
+    :param environment: the interpreter of the script
+    :param entry_script: Python file with ``init()`` and ``run()``, relative to *source_directory*
+    :param error_threshold: failed items to tolerate; the job fails above it; -1 tolerates all
+    :param output_action: ``append_row`` (what ``run()`` returns, in one file) or ``summary_only``
+    :param compute_target: a ``ComputeTarget``, or the name of an Airflow pool
+    :param node_count: nodes, each an Airflow task; processes in all = nodes x *process_count_per_node*
+    :param process_count_per_node: None = one for each CPU that the node may use
+    :param mini_batch_size: files per ``run()``; None = 10
+    :param source_directory: folder that every process gets a copy of
+    :param description: free text
+    :param logging_level: of what reaches the task log: WARNING, INFO or DEBUG
+    :param run_invocation_timeout: seconds that one ``run()`` may take; None = 60
+    :param run_max_try: tries per mini-batch, the first included; None = 3
+    :param append_row_file_name: the output file's name, without a folder; None = ``parallel_run_step.txt``
+    :param allowed_failed_count: failed mini-batches to tolerate; -1 tolerates all; None = no such limit
+    :param allowed_failed_percent: failed mini-batches to tolerate, 0 to 100 percent; None = no such limit
+    :param partition_keys: not supported yet
+    :param environment_variables: set for the script
+    :param init_timeout: seconds that ``init()`` may take; None = 3 x *run_invocation_timeout* + 30
+    :raises InvalidValueError: for a value outside its range
+    :raises NotSupportedError: for what the original has and this version does not
+
+    Where it differs from the original (SDK v1), and why:
+
+    - A boolean is not a number (the original took ``True`` as 1): a slip, never a wish.
+    - ``mini_batch_size`` of 0 or less is refused (the original took it and failed later, or never ended).
+    - ``mini_batch_size`` such as "10kbmb" or with a trailing newline is refused by rule, not by accident.
+    - ``node_count`` is checked everywhere (the original checked it for its own clusters only).
+    - ``logging_level`` is checked, in any case (the original passed any text on).
+    - ``process_count_per_node`` unset is one per usable CPU, the later of the original's two documents.
+    - ``error_threshold``, ``allowed_failed_count`` and ``allowed_failed_percent`` may be pipeline parameters.
+    - ``entry_script`` must lie inside the source directory, if one is given, and the output file's name must
+      not be one that the run itself writes: both are refused here rather than when the job is over.
+    - ``append_row_file_name`` has no effect with ``summary_only``, as in the original.
+    - ``environment_variables`` must be text; names that start with ``PARALLELRUN_`` are ours.
+    - ``init_timeout`` is ours: the original gives up after the same time, without a parameter for it.
+    """
+
+    environment: Environment
+    entry_script: str
+    error_threshold: _Settable[int] = field(default=_REQUIRED)
+    output_action: str = field(default=_REQUIRED)
+    compute_target: ComputeTarget | str = field(default=_REQUIRED)
+    node_count: _Settable[int] = field(default=_REQUIRED)
+    process_count_per_node: _Settable[int | None] = field(default=_NONE)
+    mini_batch_size: _Settable[int | str | None] = field(default=_NONE)
+    source_directory: str | None = None
+    description: str | None = None
+    logging_level: _Settable[str] = field(default=cast("Any", "INFO"))
+    run_invocation_timeout: _Settable[int] = field(default=cast("Any", 60))
+    run_max_try: _Settable[int] = field(default=cast("Any", 3))
+    append_row_file_name: str | None = None
+    allowed_failed_count: _Settable[int | None] = field(default=_NONE)
+    allowed_failed_percent: _Settable[float | None] = field(default=_NONE)
+    partition_keys: list[str] | None = None
+    environment_variables: dict[str, str] = field(default_factory=dict)
+    init_timeout: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check and normalise every field."""
+        for name, rule in _RULES.items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), rule))
+        if self.source_directory is not None:
+            _inside("entry_script", self.entry_script)
+        if self.output_action == "append_row":
+            given = self.append_row_file_name
+            name = DEFAULT_APPEND_ROW_FILE_NAME if given is None else _file_name(given)
+            object.__setattr__(self, "append_row_file_name", name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, ready for JSON; pipeline parameters are left in place."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain = {"environment": asdict(self.environment), "compute_target": {"pool": self.pool}}
+        return values | plain | {"environment_variables": dict(self.environment_variables)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ParallelRunConfig:
+        """Make it from what ``to_dict`` gave, and check everything again.
+
+        :raises UnknownNameError: for a key that is no field
+        :raises ConfigurationError: for a field that is missing or wrong
+        """
+        given = dict(values)
+        for name, kind in (("environment", Environment), ("compute_target", ComputeTarget)):
+            if isinstance(given.get(name), Mapping):
+                given[name] = _build(kind, given[name])
+        made: ParallelRunConfig = _build(cls, given)
+        return made
+
+    def pipeline_parameters(self) -> dict[str, PipelineParameter]:
+        """The pipeline parameters in it, by the field where each stands."""
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: value for name, value in values if isinstance(value, PipelineParameter)}
+
+    @property
+    def pool(self) -> str:
+        """The Airflow pool of the nodes."""
+        target = self.compute_target
+        return target if isinstance(target, str) else target.pool
+
+    @property
+    def files_per_mini_batch(self) -> int:
+        """How many files one ``run()`` gets.
+
+        :raises InvalidValueError: for a size with a unit
+        """
+        size = self._resolved("mini_batch_size")
+        if size is None:
+            return DEFAULT_FILES_PER_MINI_BATCH
+        if isinstance(size, str) and not size.isdecimal():
+            raise InvalidValueError(
+                "mini_batch_size", size, "a number such as 10: files are counted, not sized"
+            )
+        return int(size)
+
+    @property
+    def init_timeout_s(self) -> int:
+        """Seconds that ``init()`` may take."""
+        return self.init_timeout or 3 * int(self._resolved("run_invocation_timeout")) + 30
+
+    @property
+    def processes_per_node(self) -> int:
+        """Worker processes per node; unless set, one for each CPU that this process may use."""
+        count = self._resolved("process_count_per_node")
+        return int(count) if count is not None else _usable_cpus()
+
+    def _resolved(self, name: str) -> Any:
+        value = getattr(self, name)
+        if isinstance(value, PipelineParameter):
+            raise ConfigurationError(f"{name} is still {value!r}; it gets its value when the run starts.")
+        return value
+
+
+@dataclass(frozen=True)
+class _Rule:
+    check: Check
+    # What None stands for; _CHECKED: it is a value like any other.
+    none: Any = _CHECKED
+    parameter: bool = False
+
+
+def _checked(name: str, value: Any, rule: _Rule) -> Any:
+    if isinstance(value, PipelineParameter):
+        if not rule.parameter:
+            allowed = ", ".join(sorted(other for other in _RULES if _RULES[other].parameter))
+            raise InvalidValueError(name, value, f"a plain value; PipelineParameter is for {allowed}")
+        where = f"{name} (default_value of PipelineParameter {value.name!r})"
+        _checked(where, value.default_value, rule)
+        return value
+    if value is None and rule.none is not _CHECKED:
+        return rule.none
+    return rule.check(name, value)
+
+
+def _rule(text: str, accepts: Callable[[Any], bool], normalise: Callable[[Any], Any] | None = None) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if not accepts(value):
+            raise InvalidValueError(name, value, text)
+        return normalise(value) if normalise else value
+
+    return check
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(low: int, text: str) -> Check:
+    return _rule(text, lambda value: _is_int(value) and value >= low)
+
+
+def _one_of(normalise: Callable[[str], str], *choices: str) -> Check:
+    known = ", ".join(choices[:-1]) + " or " + choices[-1]
+    return _rule(known, lambda value: isinstance(value, str) and normalise(value) in choices, normalise)
+
+
+def _is_percent(value: Any) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and 0 <= value <= 100
+
+
+def _mini_batch_size(name: str, value: Any) -> Any:
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    number = int(match[1]) if match else value
+    if not _is_int(number) or number < 1:
+        rule = "a positive count or a size such as '64MB' (KB, MB or GB; no space, no fraction)"
+        raise InvalidValueError(name, value, rule)
+    return value
+
+
+_tolerated = _whole(-1, "a whole number, -1 (tolerate all) or more")
+_text = _rule("text", lambda value: isinstance(value, str))
+_pool = _rule("the name of an Airflow pool", lambda value: isinstance(value, str) and bool(value.strip()))
+
+
+def _path(name: str, value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InvalidValueError(name, value, "a path")
+    return text.strip()
+
+
+def _inside(name: str, path: str) -> None:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise InvalidValueError(name, path, "a file inside source_directory, relative to it")
+
+
+def _compute_target(name: str, value: Any) -> ComputeTarget:
+    return value if isinstance(value, ComputeTarget) else ComputeTarget(_pool(name, value))
+
+
+def _file_name(value: str) -> str:
+    if set(value) & _FORBIDDEN_IN_FILE_NAME or not value.isprintable():
+        rule = 'a file name without any of ~ " # % & * : < > ? / \\ { | } and control characters'
+    elif not value.strip() or value in (".", "..", *RESERVED_OUTPUT_NAMES) or len(os.fsencode(value)) > 255:
+        rule = f"a file name of at most 255 bytes, and none of {', '.join(RESERVED_OUTPUT_NAMES)}"
+    else:
+        return value
+    raise InvalidValueError("append_row_file_name", value, rule)
+
+
+def _partition_keys(name: str, value: Any) -> Any:
+    raise NotSupportedError(f"{name}={value!r}", "Leave it out, and set mini_batch_size.")
+
+
+def _environment_variables(name: str, value: Any) -> dict[str, str]:
+    # Never shows a value that is text: it may be a secret.
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(name, type(value).__name__, "a dict of names and texts")
+    for key, content in value.items():
+        if not isinstance(key, str) or not key or key.startswith("PARALLELRUN_") or set(key) & {"=", "\0"}:
+            rule = "text without '=' that does not start with PARALLELRUN_"
+            raise InvalidValueError(f"a name in {name}", key, rule)
+        if not isinstance(content, str) or "\0" in content:
+            shown = "(hidden)" if isinstance(content, str) else content
+            raise InvalidValueError(f"{name}[{key!r}]", shown, "text without a NUL character")
+    return dict(value)
+
+
+_RULES: dict[str, _Rule] = {
+    "environment": _Rule(_rule("an Environment", lambda value: isinstance(value, Environment))),
+    "entry_script": _Rule(_path),
+    "error_threshold": _Rule(_tolerated, parameter=True),
+    "output_action": _Rule(_one_of(str.lower, "append_row", "summary_only")),
+    "compute_target": _Rule(_compute_target),
+    "node_count": _Rule(_whole(1, "a whole number, 1 or more"), parameter=True),
+    "process_count_per_node": _Rule(_whole(1, "a whole number, 1 or more, or None"), None, parameter=True),
+    "mini_batch_size": _Rule(_mini_batch_size, None, parameter=True),
+    "source_directory": _Rule(_path, None),
+    "description": _Rule(_text, None),
+    "logging_level": _Rule(_one_of(str.upper, "WARNING", "INFO", "DEBUG"), "INFO", parameter=True),
+    "run_invocation_timeout": _Rule(_whole(1, "a whole number of seconds, 1 or more"), 60, parameter=True),
+    "run_max_try": _Rule(_whole(1, "a whole number of tries, 1 or more"), 3, parameter=True),
+    "append_row_file_name": _Rule(_text, None),
+    "allowed_failed_count": _Rule(_tolerated, None, parameter=True),
+    "allowed_failed_percent": _Rule(_rule("a number from 0 to 100", _is_percent), None, parameter=True),
+    "partition_keys": _Rule(_partition_keys, None),
+    "environment_variables": _Rule(_environment_variables),
+    "init_timeout": _Rule(_whole(1, "a whole number of seconds, 1 or more, or None"), None),
+}
+
+
+def _refuse(owner: str, asked: Mapping[str, Any], instead: str) -> None:
+    for name, value in asked.items():
+        if value is not None:
+            raise NotSupportedError(f"{owner}({name}={value!r})", instead)
+
+
+def _build(kind: Any, given: Mapping[str, Any]) -> Any:
+    known = {item.name: item for item in fields(kind)}
+    for name in given:
+        if name not in known:
+            raise UnknownNameError("parameter", name, known)
+    required = {item.name for item in known.values() if item.default is item.default_factory is MISSING}
+    if missing := sorted(required - given.keys()):
+        raise ConfigurationError(f"{kind.__name__} lacks {', '.join(missing)}.")
+    return kind(**given)
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists what lies in an object store, or in anything else that fsspec can reach."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    InputNotFoundError,
+    InputUnreadableError,
+    InvalidValueError,
+    NotSupportedError,
+    ParallelRunError,
+)
+
+from .listing import RUN_DIRECTORIES, ListedFile, split_glob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_CHANGED = ("mtime", "LastModified", "last_modified", "updated", "modified")
+_TAGS = ("ETag", "etag", "e_tag")
+
+
+def list_remote(url: str) -> Iterator[ListedFile]:
+    """List a URL by the rules of ``list_files``; nothing comes from a cache.
+
+    :return: sorted by URL; the whole listing is in memory
+    """
+    if "::" in url:
+        raise NotSupportedError(f"the chained URL {url!r}", "Give the URL of the files themselves.")
+    fs, path = _open(url)
+    found = _ask(url, lambda: _find(fs, path, url))
+    listed = [
+        ListedFile(fs.unstrip_protocol(name), int(info.get("size") or 0), _mtime_ns(info), _etag(info))
+        for name, info in found.items()
+    ]
+    return iter(sorted(listed, key=lambda file: file.path))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    def connect() -> tuple[Any, str]:
+        try:
+            fs, path = url_to_fs(url, use_listings_cache=False)
+        except TypeError:
+            # Some hand every option to their client, which does not know this one.
+            fs, path = url_to_fs(url)
+        fs.invalidate_cache()
+        return fs, path
+
+    try:
+        return _ask(url, connect)
+    except InputUnreadableError as error:
+        if isinstance(error.__cause__, ImportError):
+            message = f"the input {url!r} needs a driver that is not installed: {error.__cause__}"
+            raise ConfigurationError(message) from error
+        if isinstance(error.__cause__, ValueError):
+            raise InvalidValueError("path", url, f"a URL that fsspec knows ({error.__cause__})") from error
+        raise
+
+
+def _find(fs: Any, path: str, url: str) -> dict[str, Any]:
+    """Every file of a file, a folder or a glob, by its path in the store."""
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        folder, pattern = split_glob(path)
+        if pattern is None:
+            raise InputNotFoundError(url) from None
+        found = fs.glob(path, detail=True)
+    else:
+        if info["type"] == "file":
+            return {path: info}
+        folder, found = path, fs.find(path, detail=True)
+    return {name: info for name, info in found.items() if _counts(name, info, folder)}
+
+
+def _counts(name: str, info: Mapping[str, Any], folder: str) -> bool:
+    # A name that ends with a slash is how some stores mark an empty folder.
+    below = name.removeprefix(folder)
+    return info.get("type") == "file" and not name.endswith("/") and f"/{RUN_DIRECTORIES}/" not in f"/{below}"
+
+
+def _ask(url: str, question: Callable[[], T]) -> T:
+    try:
+        return question()
+    except ParallelRunError:
+        raise
+    except FileNotFoundError as error:
+        raise InputNotFoundError(url) from error
+    except Exception as error:
+        # Every store's driver raises errors of its own.
+        raise InputUnreadableError(url, f"{type(error).__name__}: {error}") from error
+
+
+def _mtime_ns(info: Mapping[str, Any]) -> int | None:
+    value = next((info[key] for key in _CHANGED if info.get(key) is not None), None)
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, datetime.datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+        return (aware - _EPOCH) // _MICROSECOND * 1000
+    return int(value * 1_000_000_000) if isinstance(value, (int, float)) else None
+
+
+def _etag(info: Mapping[str, Any]) -> str | None:
+    value = next((info[key] for key in _TAGS if info.get(key)), None)
+    return None if value is None else str(value)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims: a node takes chunks, one exclusive create each; there is no lease, no clock and no coordinator."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.names import Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.rounds import Started
+
+
+class Claims:
+    """The chunks that a node may take in a round.
+
+    A node begins looking at its own share of the plan and goes round, so that nodes meet late. A node that
+    was started again owns what earlier attempts of it claimed, also what one claims that is still alive.
+
+    :param plan: the plan
+    :param started: this attempt
+    :param chunks: the chunks that have something to do in this round
+    """
+
+    def __init__(self, plan: Plan, started: Started, chunks: Collection[int]) -> None:
+        self._plan = plan
+        self._started = started
+        self._store = plan.store
+        self._folder = names.claims(started.round)
+        taken = {int(name) for name in self._store.names(self._folder)}
+        self._inherited = [chunk for chunk in sorted(taken, reverse=True) if self._inherits(chunk)]
+        first = started.attempt.node * len(plan.chunk_starts) // plan.node_count
+        free = sorted(set(chunks) - taken)
+        self._free = [chunk for chunk in free if chunk >= first] + [chunk for chunk in free if chunk < first]
+        self._free.reverse()
+
+    @property
+    def free(self) -> int:
+        """How many chunks nobody has claimed, as far as this node knows."""
+        return len(self._free)
+
+    def next(self) -> int | None:
+        """Claim a chunk; None when there is none left."""
+        if self._inherited:
+            return self._inherited.pop()
+        content = json.dumps({"attempt": str(self._started.attempt), "token": self._started.token}).encode()
+        while self._free:
+            chunk = self._free.pop()
+            if self._store.create_exclusive(f"{self._folder}/{chunk}", content) or self._inherits(chunk):
+                return chunk
+        return None
+
+    def _inherits(self, chunk: int) -> bool:
+        """Tell whether an earlier attempt of this node has claimed a chunk that is taken."""
+        own = self._started.attempt
+        if own.k == 1:
+            return False
+        claimed_by = Attempt.parse(json.loads(self._store.read(f"{self._folder}/{chunk}"))["attempt"])
+        return claimed_by.node == own.node and claimed_by.k < own.k

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The committer: a node's one thread that makes rows and journal lines durable, in that order.
+
+The dispatch thread hands over finished mini-batches and never waits for a disk. They are reported back as
+committed once their segment and their journal line would survive a power cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.exceptions import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_parallelrun.engine.journal import Line
+
+logger = logging.getLogger(__name__)
+
+# A commit costs two disk flushes, some milliseconds; once a second that is lost in the noise.
+INTERVAL_S = 1.0
+WRITE_TRIES = 6
+
+
+class Committer:
+    """Commits lines to one journal.
+
+    :param journal_fd: the journal, its header written
+    :param journal_path: for messages
+    :param sync: makes a segment durable
+    :param wake: called after each commit, from the committer's thread
+    """
+
+    def __init__(
+        self,
+        journal_fd: int,
+        journal_path: str,
+        sync: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._fd = journal_fd
+        self._path = journal_path
+        self._end = os.fstat(journal_fd).st_size
+        self._sync = sync
+        self._wake = wake
+        self._pending: list[Line] = []
+        self._changed = threading.Condition()
+        self._hurry = False
+        self._closed = False
+        self._busy = False
+        self._failure: StorageError | None = None
+        self.committed: deque[Line] = deque()
+        self._thread = threading.Thread(target=self._loop, name="committer", daemon=True)
+        self._thread.start()
+
+    def add(self, lines: Iterable[Line], hurry: bool = False) -> None:
+        """Hand over finished mini-batches.
+
+        :param hurry: commit now, not within the interval
+        """
+        with self._changed:
+            self._pending += lines
+            self._hurry |= hurry
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when everything that was handed over is durable.
+
+        :raises StorageError: when it cannot be made so
+        """
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._failure or not (self._pending or self._busy))
+            self._hurry = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise what stopped the thread, if something did.
+
+        :raises StorageError: when the journal or a segment could not be written
+        """
+        if self._failure:
+            raise self._failure
+
+    def close(self) -> None:
+        """End the thread; what is not flushed is dropped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        last = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closed)
+                self._changed.wait_for(
+                    lambda: self._hurry or self._closed,
+                    timeout=max(0.0, last + INTERVAL_S - time.monotonic()),
+                )
+                if self._closed:
+                    return
+                lines, self._pending = self._pending, []
+                self._busy, self._hurry = True, False
+            try:
+                self._commit(lines)
+            except OSError as error:
+                self._failure = StorageError(self._path, error.strerror or str(error))
+            last = time.monotonic()
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+            self._wake()
+            if self._failure:
+                return
+
+    def _commit(self, lines: list[Line]) -> None:
+        data = b"".join([line.encode() for line in lines])
+        segments = {extent.segment for line in lines for extent in line.extents}
+        for attempt in range(WRITE_TRIES):
+            try:
+                for segment in segments:
+                    self._sync(segment)
+                self._write(data)
+            except OSError as error:
+                if attempt == WRITE_TRIES - 1:
+                    raise
+                logger.warning("cannot commit to %s, will try again: %s", self._path, error)
+                time.sleep(2**attempt)
+            else:
+                break
+        self._end += len(data)
+        self.committed.extend(lines)
+
+    def _write(self, data: bytes) -> None:
+        # Always at the same place: a half-written line of a try that failed is written over.
+        view, at = memoryview(data), self._end
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+        os.fdatasync(self._fd)

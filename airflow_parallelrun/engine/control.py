@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nodes tell each other: counts in the names of objects, read with a listing; and one abort proposal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.budget import Failures
+from airflow_parallelrun.engine.names import Attempt, ControlEntry
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.rounds import Started
+    from airflow_parallelrun.engine.store import Store
+
+_ABORT = "abort.json"
+
+
+class Sighting(NamedTuple):
+    """What one listing showed.
+
+    :param failures: of all nodes in this round
+    :param superseded: whether a later attempt of this node exists
+    :param aborted: whether a node proposed to stop
+    """
+
+    failures: Failures
+    superseded: bool
+    aborted: bool
+
+
+class Control:
+    """The entry of this attempt among the others of the round."""
+
+    def __init__(self, store: Store, started: Started) -> None:
+        self._store = store
+        self._started = started
+        self._folder = names.control(started.round)
+        self._entry = ControlEntry(started.attempt, 0, 0, 0)
+        store.put(f"{self._folder}/{self._entry}", b"")
+
+    def publish(self, failures: Failures, done: int) -> None:
+        """Show this attempt's counts."""
+        entry = ControlEntry(self._started.attempt, *failures, done)
+        if entry != self._entry:
+            self._store.rename(f"{self._folder}/{self._entry}", f"{self._folder}/{entry}")
+            self._entry = entry
+
+    def look(self) -> Sighting:
+        """List the entries once."""
+        found = self._store.names(self._folder)
+        latest: dict[Attempt, ControlEntry] = {}
+        for name in found:
+            if name != _ABORT:
+                entry = ControlEntry.parse(name)
+                latest[entry.attempt] = max(entry, latest.get(entry.attempt, entry))
+        own = self._started.attempt
+        return Sighting(
+            failures=Failures(
+                sum(entry.failed_items for entry in latest.values()),
+                sum(entry.failed_mini_batches for entry in latest.values()),
+            ),
+            superseded=any(each.node == own.node and each.k > own.k for each in latest),
+            aborted=_ABORT in found,
+        )
+
+    def propose_abort(self, reasons: list[str]) -> None:
+        """Ask all nodes to stop; reduce decides from the sealed ledger whether the job has failed."""
+        record = {"by": str(self._started.attempt), "token": self._started.token, "reasons": reasons}
+        self._store.create_exclusive(names.abort(self._started.round), json.dumps(record).encode())
+
+    def abort_reasons(self) -> list[str]:
+        """Return why the round was asked to stop."""
+        return list(json.loads(self._store.read(names.abort(self._started.round)))["reasons"])

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dispatcher: which process gets which mini-batch, and what a result or a death means.
+
+It runs in the node's one dispatch thread. A small window of mini-batches waits in front of each process,
+so that short ones do not wait for the node; what waits behind a slow one is taken back when others are idle.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.engine.journal import Extent, Line
+from airflow_parallelrun.engine.pool import Fed, Process, describe_exit
+from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
+from airflow_parallelrun.worker import page, protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_parallelrun.engine.plan import MiniBatch, Plan
+
+logger = logging.getLogger(__name__)
+
+# Some 20 ms of work hide the way to the node and back. With 16 mini-batches in front of a process the way
+# costs 3.4 µs each, with one 15 µs.
+WINDOW_S = 0.02
+WINDOW = 256
+
+# The original's guard for loading a mini-batch and for what follows run().
+OVERHEAD_LIMIT_S = 600
+SHUTDOWN_LIMIT_S = 30
+
+# Full tracebacks in the journal, for each kind of error; the process's error log has all of them.
+_TRACEBACKS = 3
+
+_NO_SECOND_TRY = "InputChangedError"
+
+
+class Dispatcher:
+    """The mini-batches and processes of one node.
+
+    :param plan: the plan
+    :param ask: answers a worker's question: subject and arguments in, (ok, answer) out
+    """
+
+    def __init__(self, plan: Plan, ask: Callable[[str, dict[str, Any]], tuple[bool, Any]]) -> None:
+        config = plan.config
+        self._plan = plan
+        self._ask = ask
+        self._max_try = config.run_max_try
+        self._limits_s = {
+            page.INIT: config.init_timeout_s,
+            page.LOAD: OVERHEAD_LIMIT_S,
+            page.RUN: config.run_invocation_timeout,
+            page.WRITE: OVERHEAD_LIMIT_S,
+            page.SHUTDOWN: SHUTDOWN_LIMIT_S,
+        }
+        self._queue: deque[Fed] = deque()
+        self._seen: Counter[tuple[str, str]] = Counter()
+        self._killed: dict[int, str] = {}
+        self.processes: list[Process] = []
+        self.finished: list[Line] = []
+        # Processes in a row that died before they got anything done; and the last one's story.
+        self.fruitless = 0
+        self.last_failure: tuple[str, str] = ("", "")
+        self.first_ready: float | None = None
+
+    @property
+    def queued(self) -> int:
+        """Mini-batches that no process has."""
+        return len(self._queue)
+
+    @property
+    def outstanding(self) -> int:
+        """Mini-batches that are not finished."""
+        return len(self._queue) + sum(len(process.in_flight) for process in self.processes)
+
+    def capacity(self) -> int:
+        """Return how many mini-batches the processes could take now; one for each that is still starting."""
+        return sum(max(0, self._window(process) - len(process.in_flight)) for process in self.processes)
+
+    def add(self, mini_batches: Iterable[MiniBatch]) -> None:
+        """Queue new mini-batches."""
+        self._queue.extend(Fed(mini_batch, 1) for mini_batch in mini_batches)
+
+    def feed(self, last: bool) -> None:
+        """Fill the windows.
+
+        :param last: whether the queue is all that is left, so that it must be shared out evenly
+        """
+        ready = [process for process in self.processes if process.ready and not process.stopping]
+        for process in ready:
+            window = self._window(process)
+            if last:
+                window = min(window, max(1, len(self._queue) // (2 * len(ready))))
+            if self._queue and len(process.in_flight) <= window // 2:
+                count = min(window - len(process.in_flight), len(self._queue))
+                process.feed([self._queue.popleft() for _ in range(count)])
+        if last and not self._queue and any(not process.in_flight for process in ready):
+            for process in ready:
+                self._queue.extend(process.revoke())
+
+    def receive(self, process: Process) -> bool:
+        """Take a process's messages.
+
+        :return: False when the process is gone; :meth:`bury` comes next
+        :raises EntryScriptContractError: when the script cannot be used
+        :raises StorageError: when the process could not write its rows
+        """
+        messages = process.receive()
+        if messages is None:
+            return False
+        for kind, *values in messages:
+            if kind == "done":
+                for values_ in values[0]:
+                    self._result(process, protocol.Result(*values_))
+            elif kind == "ask":
+                process.answer(*self._ask(*values))
+            elif kind == "ready":
+                self._ready(process, values[0])
+            else:
+                self._rare(process, kind, values[0] if values else None)
+        return True
+
+    def bury(self, process: Process) -> None:
+        """Account for a process that is gone: the mini-batch that it ran is charged, the others go back."""
+        cause = describe_exit(process.wait())
+        cause = self._killed.pop(process.number, cause)
+        state = process.page.last()
+        self.processes.remove(process)
+        process.close()
+        running = None
+        if state.phase in (page.LOAD, page.RUN, page.WRITE):
+            running = process.in_flight.pop(state.feed, None)
+        self._queue.extendleft(reversed(process.in_flight.values()))
+        process.in_flight.clear()
+        if process.bye:
+            return
+        if running is not None:
+            logger.warning(
+                "%s: %s in mini-batch %d, try %d",
+                process.name,
+                cause,
+                running.mini_batch.ordinal,
+                running.tries,
+            )
+            seconds = (time.monotonic_ns() - state.start_ns) / 1e9
+            kind = "RunInvocationTimeout" if cause.startswith("run()") else "ProcessDied"
+            error = {
+                "type": kind,
+                "message": cause,
+                "frame": None,
+                "traceback": "",
+                "log": process.files.stderr,
+            }
+            result = protocol.Result(
+                state.feed,
+                state.ordinal,
+                protocol.FAILED,
+                len(running.mini_batch.items),
+                *(0,) * 5,
+                seconds,
+                0.0,
+                error,
+            )
+            self._failed(process, running, result)
+            self.fruitless = 0
+        else:
+            self.fruitless += 1
+            self.last_failure = process.init_failure or (cause, process.files.stderr)
+            logger.warning(
+                "%s: %s %s",
+                process.name,
+                "idle," if process.ready else "init() failed,",
+                self.last_failure[0],
+            )
+
+    def check_deadlines(self) -> None:
+        """Kill the processes that are over the limit of the phase they are in."""
+        now = time.monotonic_ns()
+        for process in self.processes:
+            state = process.page.read()
+            limit = self._limits_s.get(state.phase) if state else None
+            if state is None or limit is None or process.number in self._killed:
+                continue
+            if now - state.start_ns > limit * 1e9:
+                what = {page.RUN: "run()", page.INIT: "init()", page.SHUTDOWN: "shutdown()"}.get(state.phase)
+                name = {page.RUN: "run_invocation_timeout", page.INIT: "init_timeout"}.get(
+                    state.phase, "the limit"
+                )
+                what = what or f"the {page.PHASES[state.phase]} phase"
+                self._killed[process.number] = f"{what} took longer than {limit} s ({name})"
+                process.kill()
+
+    def _window(self, process: Process) -> int:
+        if process.seconds_mean is None:
+            return 1
+        return max(1, min(WINDOW, int(WINDOW_S / max(process.seconds_mean, 1e-9))))
+
+    def _ready(self, process: Process, seconds: float) -> None:
+        process.ready = True
+        if self.first_ready is None:
+            self.first_ready = time.monotonic()
+        logger.info("%s is ready, init() and imports took %.2f s", process.name, seconds)
+
+    def _rare(self, process: Process, kind: str, value: Any) -> None:
+        if kind == "init_failed":
+            process.init_failure = (error_line(value), process.files.error)
+        elif kind == "contract":
+            raise EntryScriptContractError(self._plan.entry_script, str(value))
+        elif kind == "fault":
+            raise StorageError(self._plan.store.path(process.segment), str(value))
+        elif kind == "bye":
+            process.bye = True
+        elif kind != "hello" or value != protocol.VERSION:
+            raise RuntimeError(f"{process.name} speaks another protocol: {kind} {value!r}")
+
+    def _result(self, process: Process, result: protocol.Result) -> None:
+        fed = process.in_flight.pop(result.feed, None)
+        if (
+            fed is None
+        ):  # taken back, and run all the same: another process has it now, these rows do not count
+            return
+        if result.status == protocol.SKIPPED:
+            self._queue.appendleft(fed)
+            return
+        self.fruitless = 0
+        mean = process.seconds_mean
+        process.seconds_mean = result.seconds if mean is None else 0.8 * mean + 0.2 * result.seconds
+        if result.error is not None:
+            result.error["log"] = process.files.error
+        if result.status == protocol.FAILED:
+            self._failed(process, fed, result)
+        else:
+            self._finish(process, fed, result)
+
+    def _failed(self, process: Process, fed: Fed, result: protocol.Result) -> None:
+        assert result.error is not None
+        if fed.tries < self._max_try and result.error["type"] != _NO_SECOND_TRY:
+            logger.info(
+                "mini-batch %d failed in try %d of %d, will be tried again: %s",
+                fed.mini_batch.ordinal,
+                fed.tries,
+                self._max_try,
+                error_line(result.error),
+            )
+            self._queue.append(Fed(fed.mini_batch, fed.tries + 1))
+            return
+        self._finish(process, fed, result)
+
+    def _finish(self, process: Process, fed: Fed, result: protocol.Result) -> None:
+        error = result.error
+        if error is not None:
+            kind = (error["type"], error["frame"] or "")
+            self._seen[kind] += 1
+            if self._seen[kind] > _TRACEBACKS:
+                error["traceback"] = ""
+        extents = (
+            [Extent(process.segment, result.offset, result.length, result.crc32)] if result.length else []
+        )
+        self.finished.append(
+            Line(
+                ordinal=result.ordinal,
+                status=result.status,
+                tries=fed.tries,
+                items_in=result.items_in,
+                items_ok=result.items_ok,
+                rows_out=result.rows_out,
+                extents=extents,
+                seconds=result.seconds,
+                cpu_seconds=result.cpu_seconds,
+                process=process.name,
+                finished=time.time(),
+                error=error,
+            )
+        )
+
+
+def error_line(error: dict[str, Any]) -> str:
+    """Return a user's error in one line: type, message and the innermost frame of their own code."""
+    place = f" ({error['frame']})" if error.get("frame") else ""
+    return f"{error['type']}: {error['message']}{place}"

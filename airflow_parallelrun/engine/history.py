@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was finished before a node started: by earlier rounds, and by earlier attempts of the same node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.journal import Line, read_journal
+from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.engine.rounds import read_seal
+from airflow_parallelrun.worker import page
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.rounds import Started
+
+
+@dataclass
+class Tally:
+    """Finished mini-batches and their items, counted as they are committed."""
+
+    done: int = 0
+    failed: int = 0
+    short: int = 0
+    items: int = 0
+    items_failed: int = 0
+    run_seconds: float = 0.0
+
+    def add(self, line: Line) -> None:
+        """Count a line."""
+        self.done += 1
+        self.failed += not line.succeeded
+        self.short += line.status == "short"
+        self.items += line.items_in
+        self.items_failed += line.items_in - line.items_ok
+        self.run_seconds += line.seconds
+
+
+@dataclass
+class History:
+    """What need not be done again.
+
+    :param finished: one byte for each mini-batch; 1 means that this node leaves it alone
+    :param total: mini-batches that this round has to do
+    :param tally: what earlier attempts of this node did in this round
+    :param deaths: how often each mini-batch was running when a process of this node died with its node
+    """
+
+    finished: bytearray
+    total: int
+    tally: Tally = field(default_factory=Tally)
+    deaths: Counter[int] = field(default_factory=Counter)
+
+    def chunks(self, plan: Plan) -> list[int]:
+        """Return the chunks that have something left to do."""
+        left = []
+        for chunk, start in enumerate(plan.chunk_starts):
+            if self.finished.find(0, start, start + plan.chunk_size(chunk)) >= 0:
+                left.append(chunk)
+        return left
+
+
+def read_history(plan: Plan, started: Started) -> History:
+    """Read what was finished before this attempt."""
+    finished = bytearray(plan.mini_batches)
+    if started.round:
+        ledger = Ledger.read(plan, read_seal(plan.store, started.round - 1))
+        for ordinal in range(plan.mini_batches):
+            finished[ordinal] = ledger.succeeded(ordinal)
+    history = History(finished, finished.count(0))
+    if started.attempt.k > 1:
+        _read_own_journals(plan, started, history)
+        _read_own_pages(plan, started, history)
+    return history
+
+
+def _read_own_journals(plan: Plan, started: Started, history: History) -> None:
+    for name, size in plan.store.entries(names.JOURNAL):
+        if Attempt.parse(name).node != started.attempt.node:
+            continue
+        for record in read_journal(plan.store, f"{names.JOURNAL}/{name}", size, plan.plan_id):
+            if record.round == started.round and not history.finished[record.line.ordinal]:
+                history.finished[record.line.ordinal] = 1
+                history.tally.add(record.line)
+
+
+def _read_own_pages(plan: Plan, started: Started, history: History) -> None:
+    ended = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
+    for name in plan.store.names(names.PAGES):
+        attempt = Attempt.parse(name)
+        if attempt.node != started.attempt.node or attempt == started.attempt or attempt in ended:
+            continue
+        with plan.store.open(f"{names.PAGES}/{name}") as file:
+            content = file.read(page.SIZE)
+        if len(content) == page.SIZE:
+            state = page.last_state(content)
+            if state.phase in (page.LOAD, page.RUN, page.WRITE):
+                history.deaths[state.ordinal] += 1

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: every mini-batch of a run, fixed before anything starts.
+
+``plan.json`` is for people and carries the settings and the chunk table; ``mini_batches.parquet`` has one
+row per item and one row group per chunk, so that a node reads just the chunks it claimed.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.store import Store
+from airflow_parallelrun.exceptions import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMAT_VERSION = 1
+
+
+class MiniBatch(NamedTuple):
+    """One mini-batch, as a node holds it.
+
+    :param ordinal: its place in the plan, from 0; the name of the mini-batch within the run
+    :param items: ``[path, size, mtime_ns]`` for each item; size and mtime are None for a URL
+    """
+
+    ordinal: int
+    items: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What split decided; everything that a node or reduce needs to know.
+
+    :param run_dir: the run directory, an absolute path
+    :param plan_id: unique to this plan
+    :param owner: the run that this plan belongs to, the same for every try of split
+    :param config: the settings, with every parameter resolved
+    :param arguments: the entry script's arguments
+    :param inputs: the inputs, for people: paths and mode
+    :param output: the output folder, an absolute path; None for summary_only without one
+    :param node_count: nodes to start: never more than there are mini-batches
+    :param chunk_starts: the first ordinal of each chunk
+    :param mini_batches: how many
+    :param items: how many
+    :param code_sha256: of the code snapshot
+    :param entry_script: the entry script's path within the snapshot
+    :param models_root: the model registry's folder, if one is configured
+    :param created_at: UTC, ISO 8601
+    :param split_seconds: how long split took
+    """
+
+    run_dir: str
+    plan_id: str
+    owner: str
+    config: ParallelRunConfig
+    arguments: list[str]
+    inputs: list[dict[str, Any]]
+    output: str | None
+    node_count: int
+    chunk_starts: list[int]
+    mini_batches: int
+    items: int
+    code_sha256: str
+    entry_script: str
+    models_root: str | None
+    created_at: str
+    split_seconds: float
+    format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def store(self) -> Store:
+        """The door to the run directory."""
+        return Store(self.run_dir)
+
+    @property
+    def logs(self) -> str:
+        """The folder of the run's logs."""
+        return f"{self.output or self.run_dir}/logs"
+
+    @property
+    def append_row(self) -> bool:
+        """Whether returned rows are written."""
+        return self.config.output_action == "append_row"
+
+    def chunk_size(self, chunk: int) -> int:
+        """Return how many mini-batches a chunk has."""
+        end = self.chunk_starts[chunk + 1] if chunk + 1 < len(self.chunk_starts) else self.mini_batches
+        return end - self.chunk_starts[chunk]
+
+    def chunk_of(self, ordinal: int) -> int:
+        """Return the chunk that a mini-batch is in."""
+        return bisect_right(self.chunk_starts, ordinal) - 1
+
+    def to_json(self) -> bytes:
+        """Return the content of ``plan.json``."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["config"] = self.config.to_dict()
+        return json.dumps(values, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, run_dir: str) -> Self:
+        """Read ``plan.json``.
+
+        :raises StorageError: when it was written by a newer version
+        """
+        values = json.loads(data)
+        if values["format_version"] != FORMAT_VERSION:
+            raise StorageError(
+                f"{run_dir}/{names.PLAN}",
+                f"has format_version {values['format_version']}, this version reads {FORMAT_VERSION}",
+            )
+        values["config"] = ParallelRunConfig.from_dict(values["config"])
+        values["run_dir"] = run_dir
+        return cls(**values)
+
+
+def read_plan(run_dir: str) -> Plan:
+    """Read a run's plan.
+
+    :param run_dir: the run directory
+    :raises StorageError: when there is none, which means that split did not finish
+    """
+    store = Store(run_dir)
+    try:
+        return Plan.from_json(store.read(names.PLAN), run_dir)
+    except FileNotFoundError as error:
+        raise StorageError(store.path(names.PLAN), "there is no plan; split did not finish") from error
+
+
+class ItemTable:
+    """The items of a run's mini-batches, read chunk by chunk."""
+
+    def __init__(self, plan: Plan) -> None:
+        import pyarrow.parquet
+
+        self._file = pyarrow.parquet.ParquetFile(plan.store.path(names.MINI_BATCHES))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read_chunk(self, chunk: int) -> list[MiniBatch]:
+        """Return the mini-batches of a chunk, in order."""
+        table = self._file.read_row_group(chunk, columns=["ordinal", "path", "size", "mtime_ns"])
+        ordinals, *columns = (column.to_pylist() for column in table.itercolumns())
+        batches: list[MiniBatch] = []
+        for ordinal, item in zip(ordinals, map(list, zip(*columns, strict=True)), strict=True):
+            if not batches or batches[-1].ordinal != ordinal:
+                batches.append(MiniBatch(ordinal, []))
+            batches[-1].items.append(item)
+        return batches
+
+
+def item_schema() -> pyarrow.Schema:
+    """Return the schema of ``mini_batches.parquet``."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("ordinal", pa.int64(), nullable=False),
+            pa.field("input", pa.int32(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("size", pa.int64()),
+            pa.field("mtime_ns", pa.int64()),
+            pa.field("etag", pa.string()),
+        ],
+        metadata={"format_version": str(FORMAT_VERSION)},
+    )

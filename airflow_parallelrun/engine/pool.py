@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes: how they are started, fed, watched and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_parallelrun.engine.plan import MiniBatch, Plan
+    from airflow_parallelrun.engine.rounds import Started
+
+# What a worker gets of the node's environment. Everything else stays behind: Airflow keeps connections,
+# keys and tokens there.
+_ENVIRONMENT = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+    ]
+)
+_ENVIRONMENT_PREFIXES = ("LC_", "OMP_", "MKL_", "OPENBLAS_", "TF_", "KMP_")
+
+_RECEIVE_BYTES = 1 << 18
+_SEND_BUFFER_BYTES = 1 << 20
+
+
+class Fed(NamedTuple):
+    """A mini-batch that is with a process.
+
+    :param mini_batch: the mini-batch
+    :param tries: which try this is, from 1
+    """
+
+    mini_batch: MiniBatch
+    tries: int
+
+
+@dataclass(frozen=True)
+class ProcessFiles:
+    """The log files of one process, laid out as the original does."""
+
+    stdout: str
+    stderr: str
+    entry_script: str
+    error: str
+
+
+class Process:
+    """A worker process as the node sees it.
+
+    :param number: counts up within the attempt; a replacement has a new one
+    """
+
+    def __init__(self, plan: Plan, started: Started, number: int, code: str, tag: str) -> None:
+        self.number = number
+        self.name = names.process_name(number)
+        self.segment = f"{names.SEGMENTS}/{started.attempt}-{number}-0"
+        self.files = _log_files(plan.logs, str(started.attempt), self.name)
+        self.tag = f"{tag}.{number}"
+        self.ready = False
+        self.stopping = False
+        self.bye = False
+        self.init_failure: tuple[str, str] | None = None  # in the script's own words, and the log
+        self.seconds_mean: float | None = None
+        self.in_flight: dict[int, Fed] = {}
+        self._next_feed = 0
+        self._revoked_to = 0
+        self._lines = protocol.LineReader()
+        self._unsent: deque[bytes] = deque()
+        self._start(plan, started, code)
+
+    def _start(self, plan: Plan, started: Started, code: str) -> None:
+        store = plan.store
+        segment_fd = store.create_growing(self.segment)
+        page_fd = store.create_growing(f"{names.PAGES}/{started.attempt}-{self.number}")
+        os.ftruncate(page_fd, page.SIZE)
+        self.page = page.Page(page_fd)
+        self.page.write(page.INIT)
+        self.channel, theirs = socket.socketpair()
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        for path in (self.files.stdout, self.files.stderr):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        fds = (theirs.fileno(), page_fd, segment_fd)
+        script = bootstrap.__file__
+        python = plan.config.environment.python or sys.executable
+        with open(self.files.stdout, "ab") as out, open(self.files.stderr, "ab") as err:
+            self._popen = subprocess.Popen(
+                [python, script, *map(str, fds), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=fds,
+                cwd=code,
+                env=self._environment(plan),
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+        theirs.close()
+        os.close(page_fd)
+        os.close(segment_fd)
+        self.channel.setblocking(False)
+        self._send(["start", self._settings(plan, code)])
+
+    def _environment(self, plan: Plan) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+        }
+        return {
+            **kept,
+            "AZUREML_BI_OUTPUT_PATH": plan.output or plan.run_dir,
+            **plan.config.environment_variables,
+            guardian.TAG_VARIABLE: self.tag,
+        }
+
+    def _settings(self, plan: Plan, code: str) -> dict[str, Any]:
+        return {
+            "entry_script": os.path.join(code, plan.entry_script),
+            "source_directory": code,
+            "arguments": plan.arguments,
+            "append_row": plan.append_row,
+            "logging_level": plan.config.logging_level,
+            "agent_name": self.name,
+            "log_dir": os.path.dirname(self.files.entry_script),
+            "output_dir": plan.output or plan.run_dir,
+            "error_log": self.files.error,
+        }
+
+    def feed(self, mini_batches: Iterable[Fed]) -> None:
+        """Send mini-batches; the process runs them in this order."""
+        items = []
+        for fed in mini_batches:
+            self.in_flight[self._next_feed] = fed
+            items.append([self._next_feed, *fed.mini_batch])
+            self._next_feed += 1
+        self._send(["run", items])
+
+    def answer(self, ok: bool, value: Any) -> None:
+        """Answer the process's question."""
+        self._send(["answer", ok, value])
+
+    def stop(self) -> None:
+        """Ask the process to finish what it has, call shutdown() and leave."""
+        self.stopping = True
+        self._send(["stop"])
+
+    def revoke(self) -> list[Fed]:
+        """Take back what waits behind the mini-batch that is running, as far as that is certain."""
+        state = self.page.read()
+        if state is None or len(self.in_flight) < 2 or state.feed < self._revoked_to:
+            return []
+        first = state.feed + 1
+        self.page.revoke(first, self._next_feed)
+        self._revoked_to = self._next_feed
+        # Looked at after the revocation: the process may have begun another one meanwhile.
+        state = self.page.read()
+        if state is None:
+            return []
+        certain = [feed for feed in self.in_flight if feed > max(state.feed, first - 1)]
+        return [self.in_flight.pop(feed) for feed in certain]
+
+    def receive(self) -> list[list[Any]] | None:
+        """Return the messages that have come; None at the end of the stream, when the process is gone."""
+        try:
+            data = self.channel.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            return None
+        return self._lines.feed(data) if data else None
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether the socket was full."""
+        return bool(self._unsent)
+
+    def send_rest(self) -> None:
+        """Send what the socket did not take before."""
+        while self._unsent:
+            data = self._unsent.popleft()
+            try:
+                sent = self.channel.send(data)
+            except BlockingIOError:
+                sent = 0
+            except (BrokenPipeError, ConnectionResetError):
+                self._unsent.clear()  # it is dead; receive() tells
+                return
+            if sent < len(data):
+                self._unsent.appendleft(data[sent:])
+                return
+
+    def _send(self, message: list[Any]) -> None:
+        self._unsent.append(protocol.encode(message))
+        self.send_rest()
+
+    def poll(self) -> int | None:
+        """Return the exit status if the process has ended."""
+        return self._popen.poll()
+
+    def kill(self) -> None:
+        """Kill the process with everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        guardian.kill_tagged(self.tag)
+
+    def wait(self) -> int:
+        """Collect a process that is dead or about to be, and what it left running; return its exit status."""
+        try:
+            status = self._popen.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # it closed its socket and lives on
+            self.kill()
+            status = self._popen.wait()
+        guardian.kill_tagged(self.tag)
+        return status
+
+    def close(self) -> None:
+        """Free the socket and the page, and leave the page saying that nothing runs here."""
+        self.channel.close()
+        self.page.write(page.IDLE)
+        self.page.close()
+
+
+class Guardian:
+    """The process that cleans up after the node if the node cannot.
+
+    :param tag: what the node's processes carry in their environment
+    :param folder: removed when the node is gone
+    """
+
+    def __init__(self, tag: str, folder: str) -> None:
+        self._folder = folder
+        self._popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, tag, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """Have it clean up now, and wait until it is done."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        try:
+            self._popen.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:
+    user = os.path.join(logs, "user")
+    return ProcessFiles(
+        stdout=os.path.join(user, "stdout", attempt, f"{process}.stdout.txt"),
+        stderr=os.path.join(user, "stderr", attempt, f"{process}.stderr.txt"),
+        entry_script=os.path.join(user, "entry_script_log", attempt, f"{process}.log.txt"),
+        error=os.path.join(user, "error", attempt, f"{process}.txt"),
+    )
+
+
+def describe_exit(status: int) -> str:
+    """Return an exit status in words."""
+    if status >= 0:
+        return f"the process exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (often the kernel, out of memory)" if -status == signal.SIGKILL else ""
+    return f"the process was ended by {name}{hint}"

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reduce: seal the round, count, judge, and publish. It reads storage alone, and can be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.engine import budget, names, ownership, report
+from airflow_parallelrun.engine.assembly import assemble
+from airflow_parallelrun.engine.budget import Failures
+from airflow_parallelrun.engine.ledger import UNPROCESSED, Counts, Ledger
+from airflow_parallelrun.engine.plan import read_plan
+from airflow_parallelrun.engine.report import JobResult
+from airflow_parallelrun.engine.rounds import attempts, seal
+from airflow_parallelrun.exceptions import (
+    NothingToAppendError,
+    StorageError,
+    ThresholdExceededError,
+    UnprocessedError,
+    VerdictError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.rounds import Seal
+
+_SHOWN = 5
+
+
+def reduce(run_dir: str) -> JobResult:
+    """Judge a run, and publish its output if it succeeded.
+
+    ``job_result.json`` is written last, also for a failed job; its presence says that the rest is there.
+
+    :param run_dir: the run directory
+    :raises ThresholdExceededError: when more failed than was tolerated
+    :raises UnprocessedError: when mini-batches are left that no node finished
+    :raises NothingToAppendError: when output_action is append_row and there is no row
+    :raises OutputExistsError: when a file of another origin is in the way
+    :raises StorageError: when the run directory cannot be read or the output not written
+    """
+    started = time.monotonic()
+    plan = read_plan(run_dir)
+    sealed = seal(plan.store)
+    ledger = Ledger.read(plan, sealed)
+    result = _result(plan, sealed, ledger)
+    failure = _judge(plan, ledger, result)
+    if failure is None and plan.append_row:
+        assert plan.config.append_row_file_name is not None
+        result = replace(result, output_file=assemble(plan, ledger, plan.config.append_row_file_name))
+    if failure is not None:
+        result = replace(result, verdict="failed", reason=str(failure))
+    if plan.output is not None:
+        if ledger.has_problems:
+            lines = report.failed_item_lines(plan, ledger.problems())
+            path = _publish(plan.output, ownership.FAILED_ITEMS, lines)
+            result = replace(result, failed_items_file=path)
+        result.durations["reduce_s"] = round(time.monotonic() - started, 3)
+        _publish(plan.output, ownership.RESULT, [result.to_json()])
+    if failure is not None:
+        raise failure
+    return result
+
+
+def _result(plan: Plan, sealed: Seal, ledger: Ledger) -> JobResult:
+    counts = ledger.counts()
+    clean = counts.items_failed == 0 and counts.failed == 0 and counts.short == 0
+    return JobResult(
+        verdict="succeeded" if clean else "succeeded with errors",
+        reason="",
+        output=plan.output,
+        output_file=None,
+        failed_items_file=None,
+        logs=plan.logs,
+        run_dir=plan.run_dir,
+        plan_id=plan.plan_id,
+        round=sealed.round,
+        counts=counts,
+        durations={"split_s": plan.split_seconds, **_node_durations(plan)},
+        error_groups=report.group_errors(plan, ledger.problems()),
+    )
+
+
+def _judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:
+    counts = result.counts
+    failures = Failures(counts.items_failed, counts.failed + counts.short)
+    breaches = budget.final_breaches(plan.config, failures, counts.mini_batches)
+    if breaches:
+        return ThresholdExceededError(breaches, _story(result))
+    if counts.unprocessed:
+        ordinals = list(ledger.ordinals(UNPROCESSED))
+        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan))
+    if plan.append_row and counts.rows == 0:
+        return NothingToAppendError(_why_nothing(counts, result))
+    return None
+
+
+def _story(result: JobResult) -> str:
+    """Return the most frequent cause: the user's own error, where it happened and where the log is."""
+    if not result.error_groups:
+        return f"Logs: {result.logs}"
+    group = result.error_groups[0]
+    items = ", ".join(os.path.basename(item) for item in group.sample_items)
+    text = (
+        f"Most frequent error, in {group.mini_batches} mini-batches ({group.items} items): {group.error}\n"
+        f"First in mini-batch {group.sample_mini_batch} ({items}, …)."
+    )
+    if group.traceback:
+        text += f"\n{group.traceback.rstrip()}"
+    return f"{text}\nFull log: {group.log or result.logs}"
+
+
+def _why_nothing(counts: Counts, result: JobResult) -> str:
+    if counts.failed:
+        return f"{counts.failed} of {counts.mini_batches} mini-batches failed. {_story(result)}"
+    return (
+        f"run() returned an empty list or frame for all {counts.mini_batches} mini-batches. "
+        "Return one element for each item, or use output_action summary_only."
+    )
+
+
+def _why_unprocessed(plan: Plan) -> str:
+    """Return how the nodes ended that left work behind."""
+    ends = []
+    for name in plan.store.names(names.ENDS):
+        end = json.loads(plan.store.read(f"{names.ENDS}/{name}"))
+        if end["outcome"] != "finished":
+            ends.append(f"node {name} {end['outcome']}: {end['message']}")
+    ended = set(plan.store.names(names.ENDS))
+    lost = [str(attempt) for attempt in attempts(plan.store) if str(attempt) not in ended]
+    if lost:
+        ends.append(
+            f"node {', '.join(lost[-_SHOWN:])} was lost without a word (killed, or its machine went away)"
+        )
+    if not ends:
+        ends = ["no node was started"]
+    return (
+        f"{'; '.join(ends[-_SHOWN:]).rstrip('.')}. Run the failed nodes again and then reduce; "
+        f"what is done is not done again. Logs: {plan.logs}"
+    )
+
+
+def _node_durations(plan: Plan) -> dict[str, float]:
+    init, run = 0.0, 0.0
+    for name in plan.store.names(names.ENDS):
+        end = json.loads(plan.store.read(f"{names.ENDS}/{name}"))
+        init = max(init, end["first_init_s"] or 0.0)
+        run += end["run_seconds"]
+    return {"first_init_s": init, "run_s": round(run, 3)}
+
+
+def _publish(output: str, name: str, chunks: Iterable[bytes]) -> str:
+    temporary = ownership.temporary(output, name)
+    try:
+        with open(temporary, "xb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        return ownership.publish(output, name, temporary)
+    except OSError as error:
+        raise StorageError(os.path.join(output, name), error.strerror or str(error)) from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)

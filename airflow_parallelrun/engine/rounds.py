@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts, rounds and seals: who may work on what, and what counts.
+
+A *round* ends with a seal: the list of journals and lengths that count for its verdict. A node that starts
+before the seal continues the round; one that starts after it opens the next. Retry, clear and resume are
+this one mechanism.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.names import Attempt
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.store import Store
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt of this process.
+
+    :param attempt: its number
+    :param round: the round that it works in
+    :param token: unique to this process; tells its claims from another's
+    """
+
+    attempt: Attempt
+    round: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What counts for the verdict of a round.
+
+    :param round: the round
+    :param journals: name and length of each journal; what comes behind the length does not count
+    """
+
+    round: int
+    journals: tuple[tuple[str, int], ...]
+
+
+def start_attempt(store: Store, node: int) -> Started:
+    """Register this process as the next attempt of a node, in the round that is open now."""
+    while True:
+        round_ = sealed_rounds(store)
+        taken = [Attempt.parse(name) for name in store.names(names.ATTEMPTS) if name != "probe"]
+        attempt = Attempt(node, 1 + max((each.k for each in taken if each.node == node), default=0))
+        token = secrets.token_hex(8)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "round": round_,
+            "token": token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        if not store.create_exclusive(f"{names.ATTEMPTS}/{attempt}", json.dumps(record).encode()):
+            continue
+        # A seal that was set meanwhile has closed the round under us: work in it would count for nothing.
+        if sealed_rounds(store) == round_:
+            return Started(attempt, round_, token)
+
+
+def attempts(store: Store) -> dict[Attempt, int]:
+    """Return every attempt and its round, sorted."""
+    found = {}
+    for name in store.names(names.ATTEMPTS):
+        if name != "probe":
+            found[Attempt.parse(name)] = int(json.loads(store.read(f"{names.ATTEMPTS}/{name}"))["round"])
+    return dict(sorted(found.items()))
+
+
+def sealed_rounds(store: Store) -> int:
+    """Return how many rounds are sealed, which is the number of the open one."""
+    round_ = 0
+    while store.exists(names.seal(round_)):
+        round_ += 1
+    return round_
+
+
+def seal(store: Store) -> Seal:
+    """Seal the open round; or, when no node has started in it, return the last seal.
+
+    Repeated and concurrent calls return the same seal.
+    """
+    round_ = sealed_rounds(store)
+    if round_ and round_ not in attempts(store).values():
+        return read_seal(store, round_ - 1)
+    journals = [[f"{names.JOURNAL}/{entry.name}", entry.size] for entry in store.entries(names.JOURNAL)]
+    record = {
+        "format_version": FORMAT_VERSION,
+        "round": round_,
+        "token": secrets.token_hex(8),
+        "sealed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "journals": journals,
+    }
+    store.create_exclusive(names.seal(round_), json.dumps(record).encode())
+    return read_seal(store, round_)
+
+
+def read_seal(store: Store, round_: int) -> Seal:
+    """Read the seal of a round."""
+    record = json.loads(store.read(names.seal(round_)))
+    return Seal(round_, tuple((str(name), int(length)) for name, length in record["journals"]))

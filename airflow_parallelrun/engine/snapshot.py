@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The code snapshot: the source directory, frozen once per run, the same for every node and every retry."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    EntryScriptContractError,
+    EntryScriptNotFoundError,
+)
+
+# The original's own limit for a snapshot.
+SIZE_LIMIT_BYTES = 300 * 1024 * 1024
+
+_LEFT_OUT = {"__pycache__", ".git", ".venv", ".parallelrun"}
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A frozen source directory.
+
+    :param archive: a zip file whose bytes depend on names and contents alone
+    :param sha256: of the archive, in hex
+    """
+
+    archive: bytes
+    sha256: str
+
+
+def check_entry_script(source_directory: str, entry_script: str, compile_it: bool) -> None:
+    """Check what can be known about a script without running it.
+
+    :param compile_it: whether the script runs on this interpreter's version of Python
+    :raises EntryScriptNotFoundError: when it is not a file below the source directory
+    :raises EntryScriptContractError: when it is not Python
+    """
+    path = os.path.join(source_directory, entry_script)
+    inside = os.path.realpath(path).startswith(os.path.realpath(source_directory) + os.sep)
+    if not inside or not os.path.isfile(path):
+        raise EntryScriptNotFoundError(entry_script, source_directory)
+    if not entry_script.endswith(".py"):
+        raise EntryScriptContractError(
+            entry_script, "an entry script is a Python file, its name ends in .py."
+        )
+    if compile_it:
+        with open(path, "rb") as file:
+            source = file.read()
+        try:
+            ast.parse(source, entry_script)
+        except (SyntaxError, ValueError) as error:
+            place = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+            raise EntryScriptContractError(entry_script, f"is not valid Python: {place}{error}.") from error
+
+
+def freeze(source_directory: str) -> Snapshot:
+    """Freeze a folder.
+
+    Version control, byte code and virtual environments (``.venv``) are left out.
+
+    :raises ConfigurationError: when it is too large to be a folder of scripts
+    """
+    buffer = io.BytesIO()
+    total = 0
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in _files(source_directory):
+            total += os.path.getsize(path)
+            if total > SIZE_LIMIT_BYTES:
+                raise ConfigurationError(
+                    f"source_directory {source_directory!r} has more than {SIZE_LIMIT_BYTES >> 20} MiB. "
+                    "It is copied to every node: keep the scripts in a folder of their own."
+                )
+            info = zipfile.ZipInfo(os.path.relpath(path, source_directory), _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (os.stat(path).st_mode & 0o777) << 16
+            with open(path, "rb") as file:
+                archive.writestr(info, file.read())
+    data = buffer.getvalue()
+    return Snapshot(data, hashlib.sha256(data).hexdigest())
+
+
+def unpack(archive: bytes, target: str) -> None:
+    """Unpack a snapshot into an existing folder."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        file.extractall(target)
+
+
+def _files(folder: str) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
+        found += [os.path.join(parent, name) for name in files if not name.endswith(".pyc")]
+    return sorted(path for path in found if os.path.isfile(path))

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split: check everything that can be checked, list the input, and write the plan.
+
+The plan is written last. A split that fails before has changed nothing that anybody else can see, and a
+split that is repeated makes a run directory of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.datasets import DatasetInput, list_files
+from airflow_parallelrun.engine import names, ownership
+from airflow_parallelrun.engine.plan import Plan, item_schema
+from airflow_parallelrun.engine.snapshot import Snapshot, check_entry_script, freeze
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    InputUnreadableError,
+    InvalidValueError,
+    NotSupportedError,
+    StorageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from airflow_parallelrun.config import ParallelRunConfig
+
+# Chunks are what a node claims: small enough that the last ones even out (each process gets at least 32),
+# few enough that claiming them and listing the claims stays cheap.
+CHUNKS_PER_PROCESS = 32
+MINI_BATCHES_PER_CHUNK = 1_000
+CHUNKS = 20_000
+
+# Opening a file costs about as much as reading this many bytes of it.
+_FILE_WEIGHT = 4096
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What somebody asks for.
+
+    :param config: every parameter resolved
+    :param inputs: each is split on its own, in this order
+    :param output: the output folder; None only for summary_only
+    :param arguments: the entry script's arguments
+    :param owner: who the run is, the same when split is tried again
+    :param base_directory: what relative paths are relative to
+    :param models_root: the model registry's folder
+    :param storage_root: where run directories go; default ``.parallelrun`` in the output folder
+    """
+
+    config: ParallelRunConfig
+    inputs: tuple[DatasetInput, ...]
+    output: str | None
+    owner: str
+    arguments: tuple[str, ...] = ()
+    base_directory: str = "."
+    models_root: str | None = None
+    storage_root: str | None = None
+
+
+@dataclass
+class _Items:
+    """The items of all mini-batches, column by column."""
+
+    ordinal: list[int] = field(default_factory=list)
+    input: list[int] = field(default_factory=list)
+    path: list[str] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    mtime_ns: list[int | None] = field(default_factory=list)
+    etag: list[str | None] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+
+
+def split(request: RunRequest) -> Plan:
+    """Make a run directory with a plan.
+
+    :raises ConfigurationError: for values that can never work
+    :raises DatasetError: when an input is missing, empty or unreadable
+    :raises EntryScriptError: when there is no such script, or it is not Python
+    :raises OutputError: when the output folder or file belongs to somebody else
+    """
+    started = time.monotonic()
+    config = request.config
+    _check(request)
+    source_directory = _source_directory(request)
+    entry_script = (
+        os.path.basename(config.entry_script) if not config.source_directory else config.entry_script
+    )
+    check_entry_script(source_directory, entry_script, compile_it=config.environment.python is None)
+    inputs = [each.resolve(request.base_directory) for each in request.inputs]
+    items = _list(inputs, config.files_per_mini_batch)
+    snapshot = freeze(source_directory)
+    output = _local_folder(request.output, "output", request.base_directory)
+    if output is not None:
+        ownership.take(output, request.owner, ownership.result_names(config.append_row_file_name))
+    plan_id = secrets.token_hex(16)
+    run_dir = os.path.join(
+        _storage_root(request, output), time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + plan_id[:8]
+    )
+    processes = config.node_count * config.processes_per_node
+    plan = Plan(
+        run_dir=run_dir,
+        plan_id=plan_id,
+        owner=request.owner,
+        config=config,
+        arguments=list(request.arguments),
+        inputs=[each.to_dict() for each in inputs],
+        output=output,
+        node_count=min(config.node_count, len(items.weights)),
+        chunk_starts=chunk_starts(items.weights, processes),
+        mini_batches=len(items.weights),
+        items=len(items.path),
+        code_sha256=snapshot.sha256,
+        entry_script=entry_script,
+        models_root=request.models_root,
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        split_seconds=round(time.monotonic() - started, 3),
+    )
+    _write(plan, items, snapshot)
+    return plan
+
+
+def chunk_starts(weights: Sequence[int], processes: int) -> list[int]:
+    """Cut mini-batches into chunks of about even weight.
+
+    :param weights: of each mini-batch
+    :param processes: how many there are on all nodes
+    :return: the first ordinal of each chunk
+    """
+    heaviest = sum(weights) / (CHUNKS_PER_PROCESS * processes)
+    longest = max(MINI_BATCHES_PER_CHUNK, -(-len(weights) // CHUNKS))
+    floor = -(-len(weights) // CHUNKS)
+    starts, weight, length = [0], 0, 0
+    for ordinal, each in enumerate(weights):
+        full = length >= longest or (length >= floor and weight + each > heaviest)
+        if length and full:
+            starts.append(ordinal)
+            weight = length = 0
+        weight += each
+        length += 1
+    return starts
+
+
+def _check(request: RunRequest) -> None:
+    parameters = request.config.pipeline_parameters()
+    if parameters:
+        raise ConfigurationError(f"these parameters have no value yet: {', '.join(sorted(parameters))}.")
+    if not request.inputs:
+        raise InvalidValueError("inputs", request.inputs, "at least one dataset")
+    if request.output is None and request.config.output_action == "append_row":
+        raise InvalidValueError("output", None, "a folder when output_action is append_row")
+    for each in request.inputs:
+        each.check_mode()
+
+
+def _source_directory(request: RunRequest) -> str:
+    """Return the folder to freeze; without a source_directory, the one that the entry script is in."""
+    config = request.config
+    folder = config.source_directory or os.path.dirname(config.entry_script) or "."
+    path = os.path.abspath(os.path.join(request.base_directory, os.path.expanduser(folder)))
+    if not os.path.isdir(path):
+        raise InvalidValueError("source_directory", folder, f"an existing folder (looked at {path!r})")
+    return path
+
+
+def _local_folder(value: str | None, name: str, base_directory: str) -> str | None:
+    if value is None:
+        return None
+    if "://" in value and not value.startswith("file://"):
+        raise NotSupportedError(
+            f"{name}={value!r}: an object store", "Give a folder that all nodes can write."
+        )
+    return os.path.abspath(os.path.join(base_directory, os.path.expanduser(value.removeprefix("file://"))))
+
+
+def _storage_root(request: RunRequest, output: str | None) -> str:
+    root = _local_folder(request.storage_root, "storage_root", request.base_directory)
+    if root is not None:
+        return root
+    if output is None:
+        raise ConfigurationError(
+            "there is neither an output folder nor a storage_root to keep the run directory in. "
+            "Give an output, or set [parallelrun] storage_root."
+        )
+    return ownership.folder(output)
+
+
+def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int) -> _Items:
+    items = _Items()
+    for number, each in enumerate(inputs):
+        in_batch = files_per_mini_batch
+        for file in list_files(each.paths):
+            if in_batch == files_per_mini_batch:
+                items.weights.append(0)
+                in_batch = 0
+            in_batch += 1
+            items.weights[-1] += file.size + _FILE_WEIGHT
+            items.ordinal.append(len(items.weights) - 1)
+            items.input.append(number)
+            items.path.append(file.path)
+            items.size.append(file.size)
+            items.mtime_ns.append(file.mtime_ns)
+            items.etag.append(file.etag)
+    return items
+
+
+def _write(plan: Plan, items: _Items, snapshot: Snapshot) -> None:
+    store = plan.store
+    probe = f"{names.ATTEMPTS}/probe"
+    if not store.create_exclusive(probe, plan.plan_id.encode()) or store.create_exclusive(probe, b"second"):
+        raise StorageError(
+            plan.run_dir,
+            "two writers could create the same object; claims would not be safe on this file system",
+        )
+    store.put(names.MINI_BATCHES, _parquet(plan, items))
+    store.put(names.CODE, snapshot.archive)
+    store.put(names.PLAN, plan.to_json())
+
+
+def _parquet(plan: Plan, items: _Items) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = item_schema()
+    columns: dict[str, list[Any]] = {name: getattr(items, name) for name in schema.names}
+    try:
+        table = pa.table(columns, schema=schema)
+    except UnicodeEncodeError as error:
+        raise InputUnreadableError(ascii(error.object), "its name is not UTF-8") from error
+    starts = [*plan.chunk_starts, plan.mini_batches]
+    sink = pa.BufferOutputStream()
+    row = 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for chunk in range(len(plan.chunk_starts)):
+            end = row
+            while end < plan.items and items.ordinal[end] < starts[chunk + 1]:
+                end += 1
+            writer.write_table(table.slice(row, end - row), row_group_size=end - row)
+            row = end
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]

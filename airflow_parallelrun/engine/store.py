@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door to a run directory; no other code touches it.
+
+Two kinds of object live there. *Complete* objects appear at once, whole, under their name. *Growing* files
+(segments, journals, pages) are made by exclusive create and written by one process ever, through a
+descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import BinaryIO, NamedTuple
+
+from airflow_parallelrun.exceptions import StorageError
+
+# Complete objects are written under such a name first; listings never show one.
+_TEMPORARY = ".tmp-"
+
+
+class Entry(NamedTuple):
+    """One object of a listing.
+
+    :param name: its name within the listed folder
+    :param size: bytes
+    """
+
+    name: str
+    size: int
+
+
+class Store:
+    """A run directory on a file system with hard links that all nodes of the run share.
+
+    :param root: absolute path; made when the first object is written
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Return the local path of an object, for libraries that open files themselves."""
+        parts = name.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise ValueError(f"{name!r} is not the name of an object in a run directory")
+        return os.path.join(self.root, *parts)
+
+    def create_exclusive(self, name: str, data: bytes) -> bool:
+        """Create a complete object unless it exists. Of any number of writers exactly one wins.
+
+        fsspec's local "create" mode asks first and writes then, so that two can win; a hard link is one
+        atomic step, also on NFS, where a lost reply makes a link that succeeded look refused. That is why
+        the content is read back: it must differ from writer to writer.
+
+        :param data: what to write; carries something unique to the writer
+        :return: True when the object is ours
+        :raises StorageError: when the store can do neither
+        """
+        target = self.path(name)
+        temporary = self._write_temporary(target, data)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            try:
+                return self._read(target) == data
+            except FileNotFoundError:
+                raise StorageError(
+                    target,
+                    f"cannot be created by a hard link ({error.strerror}); "
+                    "run directories need a file system with hard links",
+                ) from error
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a complete object, durably, replacing an older one of the same writer."""
+        target = self.path(name)
+        temporary = self._write_temporary(target, data)
+        os.replace(temporary, target)
+        self._sync_folder(os.path.dirname(target))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an object of one's own another name in the same folder."""
+        os.rename(self.path(old), self.path(new))
+
+    def read(self, name: str) -> bytes:
+        """Return a whole object.
+
+        :raises FileNotFoundError: when there is none
+        :raises StorageError: when it cannot be read
+        """
+        return self._read(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is such an object."""
+        return os.path.exists(self.path(name))
+
+    def entries(self, folder: str) -> list[Entry]:
+        """Return the objects of a folder, sorted by name; nothing for a folder that does not exist."""
+        path = self.path(folder)
+        try:
+            with os.scandir(path) as entries:
+                found = [
+                    Entry(entry.name, entry.stat().st_size)
+                    for entry in entries
+                    if not entry.name.startswith(_TEMPORARY)
+                ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+        return sorted(found)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of a folder's objects, sorted."""
+        path = self.path(folder)
+        try:
+            return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+
+    def create_growing(self, name: str) -> int:
+        """Create a growing file and return a descriptor for reading and writing; the name must be new.
+
+        :raises StorageError: when it exists or cannot be made
+        """
+        path = self.path(name)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+        self._sync_folder(os.path.dirname(path))
+        return fd
+
+    def sync(self, name: str) -> None:
+        """Make the content of a growing file durable, whoever wrote it.
+
+        :raises OSError: when the disk refuses
+        """
+        fd = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an object for reading, unbuffered."""
+        path = self.path(name)
+        try:
+            return open(path, "rb", buffering=0)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+
+    def _read(self, path: str) -> bytes:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+
+    def _write_temporary(self, target: str, data: bytes) -> str:
+        folder, name = os.path.split(target)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{name}-{secrets.token_hex(8)}")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            _write_durably(temporary, data)
+        except OSError as error:
+            raise StorageError(target, error.strerror or str(error)) from error
+        return temporary
+
+    @staticmethod
+    def _sync_folder(path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _write_durably(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)

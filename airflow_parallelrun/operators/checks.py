@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ParallelRunOperator accepts; checked when the DAG is parsed, and values from conf when split runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import XComArg
+
+from airflow_parallelrun.datasets import DatasetInput, FileDataset
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.parameters import PipelineParameter
+
+NAME_RULE = "3 to 32 lower-case letters, digits and hyphens, first a letter, last not a hyphen"
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+# The engine's own words: the original's driver read them from the same command line.
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "allowed_failed_count",
+        "allowed_failed_percent",
+        "append_row_file_name",
+        "error_threshold",
+        "logging_level",
+        "mini_batch_size",
+        "output",
+        "output_action",
+        "partition_keys",
+        "process_count_per_node",
+        "run_invocation_timeout",
+        "run_max_try",
+    }
+)
+
+
+def check_name(task_id: str | None, name: str | None) -> str:
+    """Return the step's name, given as ``task_id`` or, as in the original, ``name``."""
+    given = task_id if task_id is not None else name
+    if given is None or (task_id is not None and name is not None):
+        raise ConfigurationError(
+            f"ParallelRunOperator needs one name: task_id, or name as ParallelRunStep called it; "
+            f"got task_id={task_id!r}, name={name!r}."
+        )
+    if not isinstance(given, str) or not 3 <= len(given) <= 32 or not _NAME.fullmatch(given):
+        raise InvalidValueError("task_id" if name is None else "name", given, NAME_RULE)
+    return given
+
+
+def check_inputs(inputs: object) -> list[DatasetInput]:
+    """Return the inputs; a list of at least one ``DatasetInput``."""
+    if isinstance(inputs, str) or not isinstance(inputs, Sequence) or not inputs:
+        raise InvalidValueError(
+            "inputs", inputs, "a list of at least one dataset, such as [dataset.as_mount()]"
+        )
+    return [_check_input(place, item) for place, item in enumerate(inputs)]
+
+
+def _check_input(place: int, item: object) -> DatasetInput:
+    if isinstance(item, DatasetInput):
+        return item
+    if isinstance(item, FileDataset | PipelineParameter):
+        rule = "a dataset that says how it is used: add .as_mount(), or .as_named_input(name) first"
+    else:
+        rule = "a dataset, such as Dataset.File.from_files(path).as_mount()"
+    raise InvalidValueError(f"inputs[{place}]", item, rule)
+
+
+def check_arguments(arguments: object) -> list[Any]:
+    """Return the script's arguments; keyword style, as the original asks for.
+
+    References (a pipeline parameter, the output of another task) stay as they are: their values are checked
+    when split runs.
+    """
+    if arguments is None:
+        return []
+    if isinstance(arguments, str) or not isinstance(arguments, Sequence):
+        raise InvalidValueError("arguments", arguments, 'a list such as ["--threshold", 0.5]')
+    checked = [_check_argument(place, item) for place, item in enumerate(arguments)]
+    if checked and not (isinstance(checked[0], str) and checked[0].startswith("-")):
+        raise InvalidValueError(
+            "arguments[0]", checked[0], 'a name such as "--threshold": each value follows its name'
+        )
+    return checked
+
+
+def _check_argument(place: int, item: object) -> Any:
+    if isinstance(item, PipelineParameter | XComArg):
+        return item
+    if isinstance(item, DatasetInput | FileDataset):
+        raise NotSupportedError(
+            f"A dataset among arguments (arguments[{place}])", "Pass its path as text, or add it to inputs."
+        )
+    if not isinstance(item, str | int | float):
+        raise InvalidValueError(f"arguments[{place}]", item, "text or a number")
+    word = str(item)
+    if word.startswith("--") and (name := word[2:].partition("=")[0]) in RESERVED_ARGUMENTS:
+        raise InvalidValueError(
+            f"arguments[{place}]",
+            item,
+            f"another name: --{name} is the step's own, set {name} on ParallelRunConfig or the operator",
+        )
+    return item

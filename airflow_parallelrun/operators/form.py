@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pipeline parameters as fields of Airflow's Trigger form.
+
+A :class:`PipelineParameter` becomes a Param of the DAG, whose JSON schema Airflow checks before anything
+starts, and, in the place where it stood, a reference that Airflow resolves to the typed value: never a Jinja
+string, which would turn a list or a number into text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Param
+
+from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import DAG
+    from airflow.sdk.definitions.param import DagParam
+
+    from airflow_parallelrun.parameters import PipelineParameter
+
+_COUNT = {"type": "integer", "minimum": 1}
+_LIMIT = {"type": "integer", "minimum": -1}
+
+FIELD_SCHEMAS: Mapping[str, dict[str, Any]] = {
+    # A pattern does not bind integers and a minimum does not bind text: both stand here.
+    "mini_batch_size": {
+        "type": ["string", "integer"],
+        "minimum": 1,
+        "pattern": "^0*[1-9][0-9]*([kKmMgG][bB])?$",
+    },
+    "node_count": _COUNT,
+    "process_count_per_node": _COUNT,
+    "run_invocation_timeout": _COUNT,
+    "run_max_try": _COUNT,
+    "error_threshold": _LIMIT,
+    "allowed_failed_count": _LIMIT,
+    "allowed_failed_percent": {"type": "number", "minimum": 0, "maximum": 100},
+    "logging_level": {"type": "string", "enum": ["DEBUG", "INFO", "WARNING"]},
+}
+
+DATASET_SCHEMA: Mapping[str, Any] = {
+    "type": ["string", "array"],
+    "minLength": 1,
+    "minItems": 1,
+    "items": {"type": "string", "minLength": 1},
+}
+
+_ARGUMENT_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def argument_schema(parameter: PipelineParameter) -> dict[str, Any]:
+    """Return the schema of a script argument: the type of its default.
+
+    :raises InvalidValueError: when the default is neither text nor a number
+    """
+    kind = _ARGUMENT_TYPES.get(type(parameter.default_value))
+    if kind is None:
+        rule = "text or a number, to stand among arguments"
+        raise InvalidValueError(
+            f"the default_value of the pipeline parameter {parameter.name!r}", parameter.default_value, rule
+        )
+    return {"type": kind}
+
+
+def add_field(dag: DAG, parameter: PipelineParameter, schema: Mapping[str, Any], place: str) -> DagParam:
+    """Make the parameter a field of the DAG's form and return the reference that stands for its value.
+
+    :param schema: the JSON schema of its values
+    :param place: what the value is for, shown below the field
+    :raises ConfigurationError: when the DAG has another field of that name
+    """
+    name, default = parameter.name, _form_value(parameter.default_value, schema)
+    param = Param(default, description=place, title=name, **_nullable(schema, default))
+    known = dag.params.get_param(name) if name in dag.params else None
+    if known is None:
+        dag.params[name] = param
+    elif (known.value, known.schema) != (param.value, param.schema):
+        raise ConfigurationError(
+            f"the pipeline parameter {name!r} ({place}) is already a parameter of the DAG {dag.dag_id!r} "
+            f"with another type, range or default: {_describe(known)} there, {_describe(param)} here. "
+            "Give it a name of its own, or the same default in both places."
+        )
+    return dag.param(name)
+
+
+def _form_value(value: Any, schema: Mapping[str, Any]) -> Any:
+    """A Param must be JSON: a dataset shows as its path or paths. A choice must be one of those offered."""
+    if isinstance(value, FileDataset):
+        return value.paths[0] if len(value.paths) == 1 else list(value.paths)
+    return value.upper() if "enum" in schema and isinstance(value, str) else value
+
+
+def _nullable(schema: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """Let None through where it is the default."""
+    if default is not None:
+        return dict(schema)
+    types = schema["type"]
+    nullable = {**schema, "type": [*([types] if isinstance(types, str) else types), "null"]}
+    if "enum" in schema:
+        nullable["enum"] = [*schema["enum"], None]
+    return nullable
+
+
+def _describe(param: Param) -> str:
+    rules = {key: value for key, value in param.schema.items() if key not in ("title", "items")}
+    return f"default {param.value!r}, {rules}"

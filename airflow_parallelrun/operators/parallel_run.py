@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ParallelRunOperator: batch inference as one step of a DAG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
+
+from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.operators.checks import check_arguments, check_inputs, check_name
+from airflow_parallelrun.operators.form import DATASET_SCHEMA, FIELD_SCHEMAS, add_field, argument_schema
+from airflow_parallelrun.operators.reduce import OUTPUT_KEY, ReduceOperator
+from airflow_parallelrun.operators.routing import route
+from airflow_parallelrun.operators.run import TITLE_TEMPLATE, NodeOperator
+from airflow_parallelrun.operators.split import SplitOperator
+from airflow_parallelrun.parameters import PipelineParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.sdk.definitions.param import DagParam
+
+    from airflow_parallelrun.datasets import DatasetInput
+
+_DEFAULT_POOL = "default_pool"
+
+
+class ParallelRunOperator(TaskGroup):
+    """Run an entry script over a dataset, mini-batch by mini-batch, on several nodes and processes.
+
+    A task group that is used like an operator: ``extract() >> predict >> notify(predict.output)``. Its tasks
+    are ``split`` (makes the plan), ``run`` (mapped over nodes, each with its worker processes) and ``reduce``
+    (judges and publishes; the only one that is red when too much failed, with the script's own exception).
+
+    :param task_id: the step's name; 3 to 32 lower-case letters, digits and hyphens, unique in the DAG
+    :param name: the same, under ParallelRunStep's name for it; give one of the two
+    :param parallel_run_config: what to run and how
+    :param inputs: the datasets to split, such as ``[dataset.as_mount()]``; each on its own, in list order
+    :param output: the folder that gets the output file; templated. ``append_row`` requires it. A folder
+        belongs to one run of one step, so a DAG that runs more than once has ``{{ run_id }}`` in it
+    :param side_inputs: not supported yet
+    :param arguments: what the script finds in ``sys.argv``, keyword style: ``["--threshold", 0.5]``;
+        templated. The step's own names (``--mini_batch_size``, ``--output``, …) are refused
+    :param allow_reuse: not supported yet. ParallelRunStep's default is True; here it is False
+    :param base_operator_kwargs: arguments of Airflow's operators; each goes to the task that it concerns:
+
+        ==========  ==================================================================================
+        task        arguments
+        ==========  ==================================================================================
+        ``split``   ``trigger_rule``, ``depends_on_past``, ``ignore_first_depends_on_past``,
+                    ``wait_for_downstream``, ``wait_for_past_depends_before_skipping``, ``inlets``,
+                    ``on_execute_callback``
+        ``run``     ``retries``, ``retry_delay``, ``retry_exponential_backoff``, ``max_retry_delay``,
+                    ``retry_policy``, ``on_retry_callback``, ``pool``, ``pool_slots``, ``queue``,
+                    ``executor``, ``executor_config``, ``resources``, ``priority_weight``,
+                    ``weight_rule``, ``execution_timeout``, ``max_active_tis_per_dag``,
+                    ``max_active_tis_per_dagrun``
+        ``reduce``  ``outlets``, ``on_success_callback``, ``on_failure_callback``,
+                    ``on_skipped_callback``, ``doc``, ``doc_md``, ``doc_json``, ``doc_rst``, ``doc_yaml``
+        all three   ``owner``, ``email``, ``email_on_failure``, ``email_on_retry``, ``start_date``,
+                    ``end_date``, ``run_as_user``
+        the group   ``dag``, ``task_group``, ``default_args``, ``task_display_name``
+        ==========  ==================================================================================
+
+        ``default_args`` of the DAG reach all three tasks, as they do for any operator.
+
+    :raises ConfigurationError: for a value that can never work, when the DAG is parsed
+    :raises TypeError: for an argument that nothing here takes
+
+    *What it does not do*: expand over something else. Inside a mapped task group it is refused; the work is
+    already mapped, over nodes.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str | None = None,
+        name: str | None = None,
+        parallel_run_config: ParallelRunConfig,
+        inputs: Sequence[DatasetInput],
+        output: str | XComArg | None = None,
+        side_inputs: Sequence[object] | None = None,
+        arguments: Sequence[object] | None = None,
+        allow_reuse: bool = False,
+        **base_operator_kwargs: Any,
+    ) -> None:
+        step, routed = check_name(task_id, name), route(base_operator_kwargs)
+        super().__init__(group_id=step, **_group_arguments(routed["group"]))
+        _refuse_mapped_group(self)
+        _refuse_unsupported(side_inputs, allow_reuse)
+        if not isinstance(parallel_run_config, ParallelRunConfig):
+            raise InvalidValueError("parallel_run_config", parallel_run_config, "a ParallelRunConfig")
+        checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
+        _check_output(output, parallel_run_config)
+        _check_pool(routed["run"], parallel_run_config)
+
+        references = _References(self.dag, step)
+        split = SplitOperator(
+            task_id="split",
+            dag=self.dag,
+            task_group=self,
+            config=references.config(parallel_run_config),
+            inputs=references.inputs(checked_inputs),
+            output_folder=output,
+            arguments=references.arguments(checked_arguments),
+            origins=references.origins,
+            **routed["split"],
+        )
+        run = NodeOperator.partial(
+            task_id="run",
+            dag=self.dag,
+            task_group=self,
+            map_index_template=TITLE_TEMPLATE,
+            trigger_rule=TriggerRule.ALL_SUCCESS,
+            **routed["run"],
+        ).expand(node=split.output)
+        reduce = ReduceOperator(
+            task_id="reduce",
+            dag=self.dag,
+            task_group=self,
+            trigger_rule=TriggerRule.ALL_DONE,
+            split_task_id=split.task_id,
+            **routed["reduce"],
+        )
+        split >> [run, reduce]
+        run >> reduce
+
+    @property
+    def output(self) -> XComArg:
+        """Where the result is, as text: the output file with ``append_row``, else the output folder."""
+        return XComArg(self.dag.get_task(f"{self.group_id}.reduce"), key=OUTPUT_KEY)
+
+
+class _References:
+    """Puts a reference in the place of each pipeline parameter, and remembers which stands where."""
+
+    def __init__(self, dag: DAG, step: str) -> None:
+        self._dag = dag
+        self._step = step
+        self.origins: dict[str, str] = {}
+
+    def config(self, config: ParallelRunConfig) -> dict[str, Any]:
+        document: dict[str, Any] = config.to_dict()
+        for field, parameter in config.pipeline_parameters().items():
+            document[field] = self._refer(parameter, FIELD_SCHEMAS[field], field)
+        return document
+
+    def inputs(self, inputs: Sequence[DatasetInput]) -> list[dict[str, Any]]:
+        documents = []
+        for index, item in enumerate(inputs):
+            document = item.to_dict()
+            if isinstance(item.dataset, PipelineParameter):
+                document["paths"] = self._refer(item.dataset, DATASET_SCHEMA, f"inputs[{index}]")
+            documents.append(document)
+        return documents
+
+    def arguments(self, arguments: Sequence[Any]) -> list[Any]:
+        return [
+            self._refer(item, argument_schema(item), f"arguments[{index}]")
+            if isinstance(item, PipelineParameter)
+            else item
+            for index, item in enumerate(arguments)
+        ]
+
+    def _refer(self, parameter: PipelineParameter, schema: Mapping[str, Any], place: str) -> DagParam:
+        self.origins[place] = parameter.name
+        return add_field(self._dag, parameter, schema, f"{place} of {self._step}")
+
+
+def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool) -> None:
+    if side_inputs:
+        raise NotSupportedError(
+            "side_inputs", "Let the script open the files by a path that it gets in arguments."
+        )
+    if allow_reuse:
+        raise NotSupportedError("allow_reuse=True", "Leave it out: every run computes its output.")
+
+
+def _check_output(output: object, config: ParallelRunConfig) -> None:
+    if output is not None and not (isinstance(output, str | XComArg) and output):
+        raise InvalidValueError("output", output, "the path or URL of a folder")
+    if output is None and config.output_action == "append_row":
+        raise ConfigurationError(
+            "output is required: output_action is append_row, which writes a file there."
+        )
+
+
+def _check_pool(run_arguments: dict[str, Any], config: ParallelRunConfig) -> None:
+    """Take the pool from ``compute_target``; a default one leaves the choice to ``default_args``."""
+    pool = config.pool
+    if pool == _DEFAULT_POOL:
+        return
+    if run_arguments.setdefault("pool", pool) != pool:
+        rule = f"left out, or the same as the compute_target's pool {pool!r}"
+        raise InvalidValueError("pool", run_arguments["pool"], rule)
+
+
+def _group_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    names = {"task_group": "parent_group", "task_display_name": "group_display_name"}
+    return {names.get(name, name): value for name, value in arguments.items()}
+
+
+def _refuse_mapped_group(group: TaskGroup) -> None:
+    if next(group.iter_mapped_task_groups(), None) is not None:
+        raise NotSupportedError(
+            f"ParallelRunOperator {group.label!r} inside a mapped task group",
+            "Give it all inputs at once (inputs takes several), or place one operator for each.",
+        )

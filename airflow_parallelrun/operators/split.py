@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first task: resolves the parameters, lists the input and writes the plan."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.datasets import DatasetInput
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.hooks.settings import read_settings
+from airflow_parallelrun.operators.checks import check_arguments
+from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from airflow.sdk import Context
+
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.split import RunRequest
+
+PLAN_KEY = "plan"
+
+
+class SplitOperator(BaseOperator):
+    """Make the plan of a job; use :class:`ParallelRunOperator`.
+
+    Pushes the plan's pointers under the key ``plan`` and returns one small dict for each node. All that a
+    pipeline parameter or a template can change is resolved here and only here; the other tasks read the plan.
+
+    :param config: ``ParallelRunConfig.to_dict()``, with references in place of pipeline parameters
+    :param inputs: ``DatasetInput.to_dict()`` of each input, likewise
+    :param output_folder: the output folder
+    :param arguments: the script's arguments, likewise
+    :param origins: which pipeline parameter the value at a place ("mini_batch_size") comes from
+    """
+
+    template_fields: Sequence[str] = ("config", "inputs", "output_folder", "arguments")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"config": "json", "inputs": "json"}
+    ui_color = "#e8eef4"
+
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any],
+        inputs: list[dict[str, Any]],
+        output_folder: Any,
+        arguments: list[Any],
+        origins: Mapping[str, str],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.inputs = inputs
+        self.output_folder = output_folder
+        self.arguments = arguments
+        self.origins = dict(origins)
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Write the plan.
+
+        :return: for each node ``{"node": index, "run_dir": path}``, which the run task is mapped over
+        """
+        from airflow_parallelrun.engine.split import split
+
+        with airflow_outcome(), self._naming_the_parameter():
+            request = self._request(context)
+            self.log.info("Effective configuration: %s", _shown(request.config))
+            with engine_logging(request.config.logging_level):
+                plan = split(request)
+        self.log.info(
+            "Planned %d mini-batches (%d items) for %d nodes in %s",
+            plan.mini_batches,
+            plan.items,
+            plan.node_count,
+            plan.run_dir,
+        )
+        context["ti"].xcom_push(key=PLAN_KEY, value=_pointers(plan))
+        return [{"node": index, "run_dir": plan.run_dir} for index in range(plan.node_count)]
+
+    def _request(self, context: Context) -> RunRequest:
+        """Build the engine's request from the resolved values, all of them checked again."""
+        from airflow_parallelrun.engine.split import RunRequest
+
+        settings = read_settings()
+        config = ParallelRunConfig.from_dict(self.config)
+        arguments = check_arguments(self.arguments)
+        inputs = []
+        for index, document in enumerate(self.inputs):
+            with self._naming_the_parameter(f"inputs[{index}]"):
+                inputs.append(DatasetInput.from_dict(document))
+        if config.node_count > settings.max_nodes:
+            rule = f"at most {settings.max_nodes}, the deployment's [core] max_map_length"
+            raise InvalidValueError("node_count", config.node_count, rule)
+        ti = context["ti"]
+        return RunRequest(
+            config=config,
+            inputs=tuple(inputs),
+            output=self.output_folder,
+            arguments=tuple(str(item) for item in arguments),
+            owner=f"{ti.dag_id}/{ti.run_id}/{self.task_id.removesuffix('.split')}",
+            base_directory=str(Path(context["dag"].fileloc).parent),
+            models_root=settings.models_root,
+            storage_root=settings.storage_root,
+        )
+
+    @contextmanager
+    def _naming_the_parameter(self, place: str | None = None) -> Iterator[None]:
+        """Say which pipeline parameter a refused value comes from; the Trigger form shows only those."""
+        try:
+            yield
+        except ConfigurationError as error:
+            origin = self.origins.get(place or str(getattr(error, "name", "")))
+            if origin is None:
+                raise
+            raise ConfigurationError(
+                f"the pipeline parameter {origin!r} has a wrong value: {error}"
+            ) from error
+
+
+def _shown(config: ParallelRunConfig) -> dict[str, Any]:
+    """Leave the variables' values out: they may be secrets."""
+    return {**config.to_dict(), "environment_variables": sorted(config.environment_variables)}
+
+
+def _pointers(plan: Plan) -> dict[str, Any]:
+    return {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": plan.node_count, "reused_from": None}

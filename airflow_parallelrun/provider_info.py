@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Airflow's provider discovery reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_parallelrun import __version__
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description in the form of Airflow's provider_info.schema.json."""
+    return {
+        "package-name": "airflow-provider-parallelrun",
+        "name": "Parallel Run",
+        "description": "Batch inference on your own Airflow, the open successor of ParallelRunStep.",
+        "versions": [__version__],
+        "integrations": [{"integration-name": "Parallel Run", "tags": ["software"]}],
+        "operators": [
+            {
+                "integration-name": "Parallel Run",
+                "python-modules": ["airflow_parallelrun.operators.parallel_run"],
+            }
+        ],
+        "config": {
+            "parallelrun": {
+                "description": "Where ParallelRunOperator and the parallelrun command keep what they need.",
+                "options": {
+                    "models_root": {
+                        "description": (
+                            "Folder of the model registry: <models_root>/<name>/<version>/. "
+                            "The environment variable PARALLELRUN_MODELS_ROOT comes first. "
+                            "Every worker must see it."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/mnt/shared/models",
+                        "default": "",
+                    },
+                    "storage_root": {
+                        "description": (
+                            "Folder in which every run gets its run directory. "
+                            "Empty: .parallelrun in the run's own output folder. "
+                            "Every worker must see it."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/mnt/shared/parallelrun",
+                        "default": "",
+                    },
+                },
+            }
+        },
+    }

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What run() returned, as the bytes of the append_row file; and the segment that they go to.
+
+The bytes are the original's: an element of a list or tuple is its ``str()`` and a newline, nothing
+escaped; a DataFrame is ``to_csv`` with a space as separator, no header and no index. A file
+``parallel_run_step.settings.json`` beside the entry script changes the arguments of ``to_csv``
+(object ``append_row``, in it object ``pandas.DataFrame.to_csv``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import zlib
+from typing import Any, NamedTuple
+
+from .errors import ContractError, ReturnValueError
+
+SETTINGS_FILE = "parallel_run_step.settings.json"
+
+_TO_CSV = {"sep": " ", "header": False, "index": False}
+_WRITE_TRIES = 6
+
+
+class SegmentError(Exception):
+    """The segment could not be written, however often it was tried: the store's fault, not the script's."""
+
+
+class Extent(NamedTuple):
+    """Where the rows of one mini-batch lie in a segment."""
+
+    offset: int
+    length: int
+    crc32: int
+
+
+class RowFormatter:
+    """Formats and counts return values.
+
+    :param script_folder: the entry script's folder, where the settings file may lie
+    :param append_row: False for summary_only: values are counted and not formatted
+    """
+
+    def __init__(self, script_folder: str, append_row: bool) -> None:
+        self._append_row = append_row
+        self._to_csv = {**_TO_CSV, **_read_settings(os.path.join(script_folder, SETTINGS_FILE))}
+
+    def count(self, value: Any) -> int:
+        """Return how many elements run() returned.
+
+        :raises ReturnValueError: for anything but a list, a tuple or a DataFrame
+        """
+        if isinstance(value, (list, tuple)) or _is_data_frame(value):
+            return len(value)
+        if value is None:
+            raise ReturnValueError(
+                "run() returned None. Return a list, a tuple or a DataFrame with one element for each item "
+                "that succeeded; is a return statement missing?"
+            )
+        raise ReturnValueError(
+            f"run() returned {type(value).__module__}.{type(value).__qualname__}. "
+            "Return a list, a tuple or a DataFrame with one element for each item that succeeded."
+        )
+
+    def rows(self, value: Any) -> bytes:
+        """Return the rows as they stand in the append_row file; nothing for summary_only."""
+        if not self._append_row or not len(value):
+            return b""
+        if isinstance(value, (list, tuple)):
+            text = "\n".join(map(str, value)) + "\n"
+        else:
+            text = value.to_csv(**self._to_csv)
+        # surrogateescape: a file name that is not UTF-8 comes out as the bytes it has on disk.
+        return text.encode("utf-8", "surrogateescape")
+
+
+class Segment:
+    """The bytes that one process writes, and no other; the node journals which of them count."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._end = 0
+
+    def append(self, data: bytes) -> Extent:
+        """Write rows at the end.
+
+        A failed write is tried again at the same place: nothing there is journalled yet.
+
+        :raises SegmentError: when the store refuses for about 30 s
+        """
+        extent = Extent(self._end, len(data), zlib.crc32(data))
+        for attempt in range(_WRITE_TRIES):
+            try:
+                self._write(data)
+            except OSError as error:
+                if attempt == _WRITE_TRIES - 1:
+                    raise SegmentError(str(error)) from error
+                time.sleep(2**attempt)
+            else:
+                break
+        self._end += len(data)
+        return extent
+
+    def _write(self, data: bytes) -> None:
+        view, at = memoryview(data), self._end
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+
+
+def _is_data_frame(value: Any) -> bool:
+    # A script that returns a frame has imported pandas; one that has not must not pay for the import.
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame)
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ContractError(f"{SETTINGS_FILE} is not JSON: {error}") from error
+    try:
+        return dict(settings.get("append_row", {}).get("pandas.DataFrame.to_csv", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ContractError(
+            f'{SETTINGS_FILE} must look like {{"append_row": {{"pandas.DataFrame.to_csv": {{"sep": ","}}}}}}'
+        ) from error

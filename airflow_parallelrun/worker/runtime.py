@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry script: imported once, then ``init()``, ``run()`` for each mini-batch, ``shutdown()``.
+
+The worker process and ``parallelrun check`` (in the foreground, for a debugger) use the same class.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+from typing import Any, Callable, Dict, List, NamedTuple
+
+from . import shims
+from .errors import ContractError, InputChangedError
+from .output import RowFormatter
+
+Item = List[Any]  # [path, size or None, mtime_ns or None]
+
+
+class Settings(NamedTuple):
+    """What a process needs to run an entry script; travels as JSON."""
+
+    entry_script: str
+    source_directory: str
+    arguments: List[str]
+    append_row: bool
+    logging_level: str
+    agent_name: str
+    log_dir: str
+    output_dir: str
+    error_log: str
+
+
+class MiniBatchContext(NamedTuple):
+    """The second argument of a ``run()`` that takes one.
+
+    :param minibatch_index: identifies the mini-batch within the run; good as part of a file name
+    :param partition_key_value: the mini-batch's partition keys and values; empty without partition keys
+    :param dataset: None: a dataset object of the original has no counterpart here
+    """
+
+    minibatch_index: str
+    partition_key_value: Dict[str, Any]
+    dataset: None = None
+
+
+class EntryScript:
+    """An entry script in this process.
+
+    :param settings: paths, arguments and names
+    :param ask: asks the node, such as for a model's path
+    """
+
+    def __init__(self, settings: Settings, ask: shims.Ask) -> None:
+        self._settings = settings
+        folder = os.path.dirname(settings.entry_script)
+        sys.argv = [settings.entry_script, *settings.arguments]
+        sys.path[:0] = (
+            [folder] if folder == settings.source_directory else [folder, settings.source_directory]
+        )
+        self.formatter = RowFormatter(folder, settings.append_row)
+        shims.install(
+            ask, shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir)
+        )
+
+    def load(self) -> None:
+        """Import the script and call its ``init()``, if it has one.
+
+        :raises ContractError: when it has no ``run()`` that takes a mini-batch
+        """
+        path = self._settings.entry_script
+        name = os.path.splitext(os.path.basename(path))[0]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ContractError("an entry script is a Python file, with a name that ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        self._run = _function(module, "run")
+        if self._run is None:
+            raise ContractError("the script has no function run(mini_batch)")
+        self._takes_context = _takes_context(self._run)
+        self._shutdown = _function(module, "shutdown")
+        init = _function(module, "init")
+        if init is not None:
+            init()
+
+    def run(self, mini_batch: list[Any], ordinal: int) -> Any:
+        """Call ``run()`` and return what it returned."""
+        assert self._run is not None
+        if self._takes_context:
+            return self._run(mini_batch, MiniBatchContext(str(ordinal), {}))
+        return self._run(mini_batch)
+
+    def shutdown(self) -> None:
+        """Call ``shutdown()``, if the script has one."""
+        if self._shutdown is not None:
+            self._shutdown()
+
+
+def unchanged(items: list[Item]) -> tuple[list[str], InputChangedError | None]:
+    """Return the paths of the items that are what was listed, and the first problem with the others.
+
+    An item without a modification time is a URL that the script opens itself.
+    """
+    paths, changed = [], None
+    for path, size, mtime_ns in items:
+        if mtime_ns is not None:
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                changed = changed or InputChangedError(
+                    f"{path} was listed and cannot be read: {error.strerror}"
+                )
+                continue
+            if status.st_size != size or status.st_mtime_ns != mtime_ns:
+                changed = changed or InputChangedError(f"{path} has changed since it was listed")
+                continue
+        paths.append(path)
+    return paths, changed
+
+
+def _function(module: Any, name: str) -> Callable[..., Any] | None:
+    value = getattr(module, name, None)
+    if value is not None and not callable(value):
+        raise ContractError(f"{name} is not a function: {value!r}")
+    return value
+
+
+def _takes_context(run: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(run).parameters.values())
+    except (TypeError, ValueError):  # a function written in C need not have a signature
+        return False
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ContractError("run() takes no argument; it must take the mini-batch")
+    required = [p for p in named if p.default is p.empty]
+    if len(required) > 2:
+        raise ContractError(
+            f"run() requires {len(required)} arguments; it is called with the mini-batch and, "
+            "if it takes a second, the mini-batch context"
+        )
+    return len(named) >= 2

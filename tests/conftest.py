@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps tests away from the Airflow of whoever runs them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Airflow reads it when it is first imported, which a test module does before any fixture runs.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="parallelrun-tests-")
+atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset, TabularDataset
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    InvalidValueError,
+    NotSupportedError,
+    UnknownNameError,
+)
+from airflow_parallelrun.parameters import PipelineParameter
+
+IMAGES = FileDataset(("images",))
+
+
+@pytest.mark.parametrize(
+    ("given", "paths"),
+    [
+        ("a/b", ("a/b",)),
+        (Path("a/b"), ("a/b",)),
+        (["a", Path("b/*.png"), "s3://c"], ("a", "b/*.png", "s3://c")),
+        (("~/a",), ("~/a",)),
+    ],
+)
+def test_paths_are_kept_as_given(given: Any, paths: tuple[str, ...]) -> None:
+    assert (
+        Dataset.File.from_files(given) == FileDataset.from_files(given, validate=False) == FileDataset(paths)
+    )
+    assert FileDataset.from_files(given).paths == paths
+
+
+@pytest.mark.parametrize("given", [[], (), "", " ", None, 5, b"a", ["a", 5], ["a", ""], ["a\0b"], {"a": 1}])
+def test_what_is_no_path(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="path must be a path as text, or a list of at least one"):
+        Dataset.File.from_files(given)
+
+
+def test_what_is_not_supported() -> None:
+    with pytest.raises(NotSupportedError, match=r"partition_format='\{user\}' is not supported yet"):
+        FileDataset.from_files("a", partition_format="{user}")
+    for make in (
+        TabularDataset,
+        TabularDataset.from_delimited_files,
+        Dataset.Tabular.from_parquet_files,
+        Dataset.Tabular.from_json_lines_files,
+    ):
+        with pytest.raises(NotSupportedError, match=r"TabularDataset.*Use Dataset\.File\.from_files"):
+            make("a.csv", separator=",")
+
+
+def test_a_dataset_becomes_an_input() -> None:
+    assert IMAGES.as_mount() == DatasetInput(IMAGES, "mount", None)
+    assert IMAGES.as_download() == DatasetInput(IMAGES, "download", None)
+    assert IMAGES.as_direct() == DatasetInput(IMAGES, "direct", None)
+    assert IMAGES.as_named_input("x").as_download() == IMAGES.as_download().as_named_input("x")
+    assert IMAGES.as_named_input("x") == IMAGES.as_named_input("x").as_direct().as_mount()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        IMAGES.as_mount().mode = "direct"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a-b", "a b", "a\n", 5])
+def test_names_of_inputs(name: Any) -> None:
+    with pytest.raises(InvalidValueError, match="the name of an input must be letters, digits"):
+        IMAGES.as_named_input(name)
+
+
+def test_what_is_no_input() -> None:
+    with pytest.raises(InvalidValueError, match="mode must be one of mount, download, direct, got 'hdfs'"):
+        DatasetInput(IMAGES, "hdfs")
+    for dataset in ("images", PipelineParameter("p", "images")):
+        with pytest.raises(InvalidValueError, match="the dataset of an input must be a dataset such as"):
+            DatasetInput(dataset)  # type: ignore[arg-type]
+
+
+def test_urls_are_handed_on_as_they_are() -> None:
+    remote = FileDataset(("local", "abfs://mnist@datastore/mnist/"))
+
+    assert remote.as_direct().check_mode().paths == remote.paths
+    assert remote.as_named_input("x").as_direct().check_mode().name == "x"
+    for refused in (
+        remote.as_mount,
+        remote.as_download,
+        remote.as_direct().as_mount,
+        remote.as_named_input("x").check_mode,
+        lambda: IMAGES.as_mount().with_paths("s3://bucket"),
+        lambda: DatasetInput.from_dict({"paths": ["s3://bucket"]}),
+    ):
+        with pytest.raises(NotSupportedError, match=r"as_(mount|download)\(\) of '.*Use as_direct\(\)"):
+            refused()
+
+
+def test_other_paths_in_the_place_of_the_default() -> None:
+    given = PipelineParameter("p", IMAGES).as_named_input("x").as_direct()
+
+    assert given.with_paths("other") == DatasetInput(FileDataset(("other",)), "direct", "x")
+    assert given.with_paths(["a", "s3://b"]).paths == ("a", "s3://b")
+    for wrong in (None, [], "", 5, ["a", 5], {"a": "b"}):
+        with pytest.raises(InvalidValueError, match="path must be a path as text"):
+            given.with_paths(wrong)
+    with pytest.raises(
+        ConfigurationError, match=r"the input is still PipelineParameter.*once the run has started"
+    ):
+        _ = given.paths
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = FileDataset(("a/../b/*.png", "/c", "~/d", "file:///e%20f", "s3://bucket/g")).as_named_input("x")
+
+    resolved = given.resolve(str(tmp_path))
+    assert resolved.paths == (f"{tmp_path}/b/*.png", "/c", "/home/ada/d", "/e%20f", "s3://bucket/g")
+    assert (resolved.name, resolved.mode) == ("x", "mount")
+    with pytest.raises(ConfigurationError, match="still PipelineParameter"):
+        PipelineParameter("p", IMAGES).as_mount().resolve("/")
+
+
+inputs = st.builds(
+    DatasetInput,
+    st.builds(FileDataset, st.lists(st.sampled_from(["a", "/b/*.png", "ä"]), min_size=1).map(tuple)),
+    st.sampled_from(["mount", "download", "direct"]),
+    st.none() | st.from_regex("[a-zA-Z_][a-zA-Z0-9_]*", fullmatch=True),
+)
+
+
+@given(inputs)
+def test_an_input_survives_json_and_pickle(made: DatasetInput) -> None:
+    assert DatasetInput.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_a_parameter_stays_in_place() -> None:
+    made = PipelineParameter("p", IMAGES).as_named_input("x")
+
+    assert made.to_dict()["paths"] == PipelineParameter("p", IMAGES)
+    assert DatasetInput.from_dict(made.to_dict()) == made
+    assert DatasetInput.from_dict(made.to_dict() | {"paths": "one/file"}).paths == ("one/file",)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"path": "a"}, UnknownNameError, "unknown key of an input 'path'; did you mean 'paths'"),
+        ({"type": "tabular"}, NotSupportedError, "an input of type 'tabular'"),
+        ({"paths": None}, InvalidValueError, "path must be"),
+        ({"mode": "hdfs"}, InvalidValueError, "mode must be"),
+        ({"name": "a-b"}, InvalidValueError, "the name of an input must be"),
+    ],
+)
+def test_from_dict_checks_again(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DatasetInput.from_dict(IMAGES.as_mount().to_dict() | change)

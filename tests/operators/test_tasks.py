@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three tasks over the real engine, with Airflow's context kept in memory."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
+from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    EmptyInputError,
+    InterruptedRunError,
+    StorageError,
+    ThresholdExceededError,
+)
+from airflow_parallelrun.hooks.settings import read_settings
+from airflow_parallelrun.operators.outcome import airflow_outcome
+from airflow_parallelrun.operators.reduce import ReduceOperator
+from airflow_parallelrun.operators.run import NodeOperator
+from airflow_parallelrun.operators.split import SplitOperator
+
+
+class _Job:
+    """A job's three tasks and what Airflow would keep for them."""
+
+    dag_id, run_id = "nightly", "manual__1"
+
+    def __init__(self, folder: Path, script: str, **changes: Any) -> None:
+        self.folder = folder
+        self.xcoms: dict[str, Any] = {}
+        self.states: dict[str, str] = {"predict.split": "success"}
+        self.state_store = SimpleNamespace(set=self._set)
+        self.shown: dict[str, Any] = {}
+        self.context: Any = {
+            "ti": self,
+            "dag": SimpleNamespace(fileloc=str(folder / "dag.py")),
+            "task_state_store": self.state_store,
+        }
+        (folder / "score.py").write_text(script)
+        (folder / "input").mkdir()
+        for index in range(4):
+            (folder / "input" / f"{index}.txt").write_text("x")
+        values = {
+            "environment": Environment(),
+            "entry_script": "score.py",
+            "source_directory": ".",
+            "error_threshold": 0,
+            "output_action": "append_row",
+            "compute_target": ComputeTarget(),
+            "node_count": 1,
+            "process_count_per_node": 1,
+            "mini_batch_size": 1,
+        }
+        self.config = ParallelRunConfig(**{**values, **changes}).to_dict()
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        return self.xcoms.get(key)
+
+    def get_task_states(self, **_: Any) -> dict[str, dict[str, str]]:
+        return {self.run_id: self.states} if self.states else {}
+
+    def _set(self, key: str, value: Any) -> None:
+        self.shown[key] = value
+
+    def split(self, origins: dict[str, str] | None = None, **config: Any) -> list[dict[str, Any]]:
+        with DAG(self.dag_id, schedule=None):
+            task = SplitOperator(
+                task_id="predict.split",
+                config={**self.config, **config},
+                inputs=[FileDataset.from_files("input").as_mount().to_dict()],
+                output_folder=str(self.folder / "out"),
+                arguments=["--factor", 3, "--rate", 0.5],
+                origins=origins or {},
+            )
+        nodes: list[dict[str, Any]] = task.execute(self.context)
+        return nodes
+
+    def node(self) -> NodeOperator:
+        return NodeOperator(task_id="predict.run", node=self.split()[0])
+
+    def reduce(self) -> Any:
+        return ReduceOperator(task_id="predict.reduce", split_task_id="predict.split").execute(self.context)
+
+
+_ECHO = """
+import sys
+def run(mini_batch):
+    return [" ".join(sys.argv[1:])]
+"""
+
+_SLOW = """
+import time
+def run(mini_batch):
+    time.sleep(30)
+"""
+
+_RAISES = """
+def run(mini_batch):
+    raise KeyError("no such digit")
+"""
+
+
+def test_a_job_from_end_to_end(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    node = job.node()
+    node.execute(job.context)
+    assert node.title == "node 0 · 4 mini-batches"
+    assert job.shown["progress"]["mini_batches_done"] == 4
+    result = job.reduce()
+    assert job.xcoms["output"] == result["output_file"] == str(tmp_path / "out" / "parallel_run_step.txt")
+    assert Path(job.xcoms["output"]).read_text() == "--factor 3 --rate 0.5\n" * 4
+    assert set(job.xcoms["plan"]) == {"run_dir", "plan_id", "nodes", "reused_from"}
+
+
+def test_a_stopped_node_raises(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _SLOW)
+    node = job.node()
+    previous = signal.signal(signal.SIGTERM, lambda *_: node.on_kill())
+    try:
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(1.5, signal.pthread_kill, (main, signal.SIGTERM)).start()
+        start = time.monotonic()
+        with pytest.raises(InterruptedRunError, match="node 0 was asked to stop"):
+            node.execute(job.context)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert time.monotonic() - start < 5.5
+
+
+def test_a_node_that_is_stopped_at_the_very_end_raises(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    node = job.node()
+
+    def stop_when_finished(key: str, value: Any) -> None:
+        if value["state"] == "finished":
+            node.on_kill()
+
+    job.state_store.set = stop_when_finished
+    with pytest.raises(InterruptedRunError, match="4 of the job's 4 mini-batches"):
+        node.execute(job.context)
+
+
+def test_a_node_that_is_stopped_before_it_starts_raises(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    node = job.node()
+    node.on_kill()
+    with pytest.raises(InterruptedRunError):
+        node.execute(job.context)
+
+
+def test_progress_that_cannot_be_shown_stops_nothing(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+
+    def refuse(key: str, value: Any) -> None:
+        raise RuntimeError("the database is locked")
+
+    job.state_store.set = refuse
+    job.node().execute(job.context)
+    assert job.reduce()["output_file"]
+
+
+def test_an_aborted_node_succeeds_and_says_why_and_reduce_fails(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _RAISES, run_max_try=1)
+    node = job.node()
+    node.execute(job.context)
+    assert node.title.startswith("node 0 · ")
+    assert "aborted: " in node.title
+    assert "error_threshold" in node.title
+    with pytest.raises(AirflowFailException, match="no such digit") as failed:
+        job.reduce()
+    assert isinstance(failed.value.__cause__, ThresholdExceededError)
+
+
+def test_reduce_is_skipped_with_split(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    job.states = {"predict.split": "skipped"}
+    with pytest.raises(AirflowSkipException, match=r"predict\.split was skipped"):
+        job.reduce()
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ({"predict.split": "failed"}, r"predict\.split ended as failed"),
+        ({"predict.split": "upstream_failed"}, r"predict\.split ended as upstream_failed"),
+        ({}, r"predict\.split ended as None"),
+        ({"predict.split": "success"}, r"predict\.split left no plan"),
+    ],
+)
+def test_reduce_names_split_when_there_is_no_plan(
+    tmp_path: Path, states: dict[str, str], message: str
+) -> None:
+    job = _Job(tmp_path, _ECHO)
+    job.states = states
+    with pytest.raises(AirflowFailException, match=message):
+        job.reduce()
+
+
+def test_more_nodes_than_airflow_can_map_are_refused(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    with pytest.raises(AirflowFailException, match=r"at most 1024, .*max_map_length, got 1025"):
+        job.split(node_count=1025)
+
+
+@pytest.mark.parametrize("size", ["0", -5, 1.5, "64MB"])
+def test_a_refused_value_names_the_pipeline_parameter(tmp_path: Path, size: object) -> None:
+    job = _Job(tmp_path, _ECHO)
+    message = "the pipeline parameter 'batch_size_param' has a wrong value: mini_batch_size must be"
+    with pytest.raises(AirflowFailException, match=message) as failed:
+        job.split({"mini_batch_size": "batch_size_param"}, mini_batch_size=size)
+    assert isinstance(failed.value.__cause__, ConfigurationError)
+
+
+def test_the_log_has_the_configuration_without_the_values_of_variables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _Job(tmp_path, _ECHO, environment_variables={"API_KEY": "xyzzy"}).split()
+    log = capsys.readouterr().out
+    assert "'mini_batch_size': 1" in log
+    assert "API_KEY" in log
+    assert "xyzzy" not in log
+
+
+def test_an_empty_input_fails_at_once(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    for file in (tmp_path / "input").iterdir():
+        file.unlink()
+    with pytest.raises(AirflowFailException, match="the input has no file") as failed:
+        job.split()
+    assert isinstance(failed.value.__cause__, EmptyInputError)
+
+
+def test_a_retryable_error_stays_itself() -> None:
+    with pytest.raises(StorageError), airflow_outcome():
+        raise StorageError("/x", "no space left")
+
+
+def test_settings_come_from_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PARALLELRUN_MODELS_ROOT", "AIRFLOW__PARALLELRUN__MODELS_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    assert (read_settings().models_root, read_settings().storage_root) == (None, None)
+    monkeypatch.setenv("AIRFLOW__PARALLELRUN__MODELS_ROOT", "/models")
+    monkeypatch.setenv("AIRFLOW__PARALLELRUN__STORAGE_ROOT", "/runs")
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "7")
+    settings = read_settings()
+    assert (settings.models_root, settings.storage_root, settings.max_nodes) == ("/models", "/runs", 7)
+    monkeypatch.setenv("PARALLELRUN_MODELS_ROOT", "/mine")
+    assert read_settings().models_root == "/mine"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+
+from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset
+from airflow_parallelrun.exceptions import InvalidValueError, NotSupportedError
+from airflow_parallelrun.parameters import PipelineParameter
+
+
+@pytest.mark.parametrize("default", [5, 0.5, "5", True, None, ["a", 1], Dataset.File.from_files("images")])
+def test_a_parameter_is_a_value(default: object) -> None:
+    parameter = PipelineParameter("batch_size_param", default_value=default)
+
+    assert parameter == PipelineParameter("batch_size_param", default)
+    assert eval(repr(parameter)) == parameter
+    assert pickle.loads(pickle.dumps(parameter)) == parameter
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parameter.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["", "1st", "a-b", "a b", "a\n", "ä", None, 5])
+def test_names_are_identifiers(name: object) -> None:
+    with pytest.raises(InvalidValueError, match="name of a PipelineParameter must be letters, digits"):
+        PipelineParameter(name, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        {"a": 1},
+        [["a"]],
+        object(),
+        PipelineParameter("x", 1),
+        FileDataset(("images",)).as_mount(),
+    ],
+)
+def test_defaults_are_plain_or_datasets(default: object) -> None:
+    with pytest.raises(InvalidValueError, match=r"default_value of PipelineParameter 'p' must be a number"):
+        PipelineParameter("p", default)
+
+
+def test_a_list_cannot_be_changed_afterwards() -> None:
+    given = ["a"]
+    parameter = PipelineParameter("p", given)
+    given.append("b")
+    assert parameter.default_value == ["a"]
+
+
+def test_a_dataset_parameter_becomes_an_input() -> None:
+    mnist = PipelineParameter("mnist_param", FileDataset(("images",)))
+
+    assert mnist.as_mount() == DatasetInput(mnist, "mount")
+    assert mnist.as_download() == DatasetInput(mnist, "download")
+    assert mnist.as_direct() == DatasetInput(mnist, "direct")
+    assert mnist.as_named_input("images").as_direct() == DatasetInput(mnist, "direct", "images")
+
+
+def test_another_parameter_is_no_input() -> None:
+    with pytest.raises(InvalidValueError, match=r"'p' must be a dataset .* used as an input, got 'images'"):
+        PipelineParameter("p", "images").as_mount()
+
+
+def test_a_remote_default_cannot_be_mounted() -> None:
+    with pytest.raises(NotSupportedError, match=r"as_direct\(\)"):
+        PipelineParameter("p", FileDataset(("s3://bucket/images",))).as_mount()
