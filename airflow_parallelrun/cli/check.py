@@ -88,12 +88,13 @@ def _check(settings: Settings, ask: _Answers, config: ParallelRunConfig, items: 
 
 def _become_a_worker(config: ParallelRunConfig, scratch: str) -> None:
     """Take on a worker's environment variables: what a script misses there it must miss here."""
-    from airflow_parallelrun.engine import pool
+    from airflow_parallelrun.engine.pool import worker_environment
 
+    environment = worker_environment(config, f"{scratch}/output")
     for name in list(os.environ):
-        if name not in pool._ENVIRONMENT | _FOR_DEBUGGERS and not name.startswith(pool._ENVIRONMENT_PREFIXES):
+        if name not in _FOR_DEBUGGERS:
             del os.environ[name]
-    os.environ.update({"AZUREML_BI_OUTPUT_PATH": f"{scratch}/output", **config.environment_variables})
+    os.environ.update(environment)
 
 
 def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: str) -> Settings:

@@ -64,7 +64,7 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
         "folder that is copied with the entry script (default: the entry script's own)", "DIR"
     ),
     "description": FieldOption("free text, kept with the run", "TEXT"),
-    "logging_level": FieldOption("of the workers' logs: WARNING, INFO or DEBUG", "LEVEL"),
+    "logging_level": FieldOption("of the script's logs, and shows them: WARNING, INFO or DEBUG", "LEVEL"),
     "run_invocation_timeout": FieldOption("seconds that one run() may take", "SECONDS", whole_number),
     "run_max_try": FieldOption("tries per mini-batch", parse=whole_number),
     "append_row_file_name": FieldOption("name of the output file (default: parallel_run_step.txt)", "NAME"),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.progress import Progress
 
 SECONDS_BETWEEN_LINES = 5.0
+# Says that it is alive while nothing gets done, such as in a long init().
+SECONDS_BETWEEN_EQUAL_LINES = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class Totals:
     seconds_left: float | None
 
     def __str__(self) -> str:
+        return f"{self.done} of {self.total} mini-batches done, {self.details}"
+
+    @property
+    def details(self) -> str:
+        """All but how many are done."""
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
-        return f"{self.done} of {self.total} mini-batches done, {self.failed} failed, {self.rate:.3g}/s{left}"
+        return f"{self.failed} failed, {_rate(self.rate)}/s{left}"
 
 
 class Display(Protocol):
@@ -85,21 +92,24 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._last_shown = time.monotonic()
+        self._last_time = time.monotonic()
+        self._last_done = 0
         self._pending: Totals | None = None
 
     def show(self, totals: Totals) -> None:
-        """Print a line, unless the last one is only a few seconds old."""
+        """Print a line, unless the last one is only a few seconds old or said the same."""
         self._pending = totals
-        if time.monotonic() - self._last_shown >= SECONDS_BETWEEN_LINES:
+        age = time.monotonic() - self._last_time
+        changed = totals.done != self._last_done
+        if age >= (SECONDS_BETWEEN_LINES if changed else SECONDS_BETWEEN_EQUAL_LINES):
             self.close()
 
     def close(self) -> None:
         """Print what has not been printed."""
         if self._pending is not None:
             print(self._pending, file=self._stream, flush=True)
+            self._last_time, self._last_done = time.monotonic(), self._pending.done
             self._pending = None
-            self._last_shown = time.monotonic()
 
 
 class Bar:
@@ -123,9 +133,7 @@ class Bar:
 
     def show(self, totals: Totals) -> None:
         """Move the bar."""
-        left = "" if totals.seconds_left is None else f", {duration(totals.seconds_left)} left"
-        details = f"{totals.failed} failed, {totals.rate:.3g}/s{left}"
-        self._bar.update(self._task, completed=totals.done, details=details)
+        self._bar.update(self._task, completed=totals.done, details=totals.details)
 
     def close(self) -> None:
         """Leave the bar as it is now."""
@@ -135,6 +143,10 @@ class Bar:
 def display_for(total: int, stream: TextIO) -> Display:
     """A bar if *stream* is a terminal, else lines."""
     return Bar(total, stream) if stream.isatty() else Lines(stream)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -41,8 +41,15 @@ class Claims:
 
     @property
     def free(self) -> int:
-        """How many chunks nobody has claimed, as far as this node knows."""
-        return len(self._free)
+        """How many chunks this node could still get, as far as it knows."""
+        return len(self._free) + len(self._inherited)
+
+    def look(self) -> None:
+        """Take note of what others have claimed meanwhile."""
+        taken = {int(name) for name in self._store.names(self._folder)}
+        gone = taken.intersection(self._free)
+        self._free = [chunk for chunk in self._free if chunk not in gone]
+        self._inherited += [chunk for chunk in sorted(gone, reverse=True) if self._inherits(chunk)]
 
     def next(self) -> int | None:
         """Claim a chunk; None when there is none left."""

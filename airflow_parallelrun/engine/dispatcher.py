@@ -60,7 +60,7 @@ class Dispatcher:
         }
         self._queue: deque[Fed] = deque()
         self._seen: Counter[tuple[str, str]] = Counter()
-        self._killed: dict[int, str] = {}
+        self._killed: dict[int, tuple[page.PageState, str]] = {}
         self.processes: list[Process] = []
         self.finished: list[Line] = []
         # Processes in a row that died before they got anything done; and the last one's story.
@@ -77,6 +77,11 @@ class Dispatcher:
     def outstanding(self) -> int:
         """Mini-batches that are not finished."""
         return len(self._queue) + sum(len(process.in_flight) for process in self.processes)
+
+    @property
+    def idle(self) -> int:
+        """Processes that have nothing to do, and those that are still starting."""
+        return sum(not process.in_flight for process in self.processes)
 
     def capacity(self) -> int:
         """Return how many mini-batches the processes could take now; one for each that is still starting."""
@@ -96,7 +101,7 @@ class Dispatcher:
             window = self._window(process)
             if last:
                 window = min(window, max(1, len(self._queue) // (2 * len(ready))))
-            if self._queue and len(process.in_flight) <= window // 2:
+            if self._queue and len(process.in_flight) <= window // 2 and not process.is_slow(WINDOW_S):
                 count = min(window - len(process.in_flight), len(self._queue))
                 process.feed([self._queue.popleft() for _ in range(count)])
         if last and not self._queue and any(not process.in_flight for process in ready):
@@ -128,17 +133,20 @@ class Dispatcher:
     def bury(self, process: Process) -> None:
         """Account for a process that is gone: the mini-batch that it ran is charged, the others go back."""
         cause = describe_exit(process.wait())
-        cause = self._killed.pop(process.number, cause)
         state = process.page.last()
+        killed = self._killed.pop(process.number, None)
         self.processes.remove(process)
         process.close()
         running = None
-        if state.phase in (page.LOAD, page.RUN, page.WRITE):
+        # One that ended its slow mini-batch before the kill reached it has the next one on its page.
+        if state.phase in (page.LOAD, page.RUN, page.WRITE) and (not killed or killed[0].feed == state.feed):
             running = process.in_flight.pop(state.feed, None)
         self._queue.extendleft(reversed(process.in_flight.values()))
         process.in_flight.clear()
         if process.bye:
             return
+        if killed:
+            cause = killed[1]
         if running is not None:
             logger.warning(
                 "%s: %s in mini-batch %d, try %d",
@@ -192,7 +200,7 @@ class Dispatcher:
                     state.phase, "the limit"
                 )
                 what = what or f"the {page.PHASES[state.phase]} phase"
-                self._killed[process.number] = f"{what} took longer than {limit} s ({name})"
+                self._killed[process.number] = state, f"{what} took longer than {limit} s ({name})"
                 process.kill()
 
     def _window(self, process: Process) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.journal import Line, read_journal
 from airflow_parallelrun.engine.ledger import Ledger
 from airflow_parallelrun.engine.names import Attempt
@@ -29,6 +30,11 @@ class Tally:
     items: int = 0
     items_failed: int = 0
     run_seconds: float = 0.0
+
+    @property
+    def failures(self) -> Failures:
+        """What the thresholds are compared with."""
+        return Failures(self.items_failed, self.failed + self.short)
 
     def add(self, line: Line) -> None:
         """Count a line."""

@@ -120,10 +120,15 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
     lines = data.split(b"\n")[:-1]
     if not lines:
         return
-    first = json.loads(lines[0])
-    if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
-        raise StorageError(store.path(name), f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}")
-    attempt, round_ = Attempt.parse(first["attempt"]), int(first["round"])
+    try:
+        first = json.loads(lines[0])
+        if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
+            raise StorageError(
+                store.path(name), f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}"
+            )
+        attempt, round_ = Attempt.parse(first["attempt"]), int(first["round"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(store.path(name), f"its first line is damaged: {error}") from error
     for number, text in enumerate(lines[1:], 2):
         try:
             values = json.loads(text)

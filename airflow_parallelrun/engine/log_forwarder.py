@@ -87,6 +87,7 @@ def _read(tail: _Tail, last: bool) -> list[str]:
     """Return the whole lines that are new; of too many the last ones, and how much was left out."""
     with open(tail.path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        tail.offset = min(tail.offset, size)  # a script may cut its own log
         skipped = max(0, size - tail.offset - BYTES_PER_INTERVAL)
         file.seek(tail.offset + skipped)
         data = file.read(size - tail.offset - skipped)

@@ -1,62 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node: claims chunks, keeps its worker processes busy, and commits what they finish.
-
-One thread dispatches; one commits; one shows the logs and one the progress. Only the dispatch thread talks
-to the processes, and it never waits for a disk.
-"""
+"""A node: one process that runs mini-batches of a run on worker processes of its own."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import secrets
-import selectors
-import tempfile
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine import budget, names
-from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.claims import Claims
-from airflow_parallelrun.engine.committer import Committer
-from airflow_parallelrun.engine.control import Control
-from airflow_parallelrun.engine.dispatcher import Dispatcher
-from airflow_parallelrun.engine.history import Tally, read_history
-from airflow_parallelrun.engine.journal import Line, header
-from airflow_parallelrun.engine.log_forwarder import LogForwarder
-from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan, read_plan
-from airflow_parallelrun.engine.pool import Guardian, Process
+from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.progress import Progress, Reporter
-from airflow_parallelrun.engine.rounds import start_attempt
-from airflow_parallelrun.engine.snapshot import unpack
-from airflow_parallelrun.exceptions import (
-    EntryScriptInitError,
-    InterruptedRunError,
-    ModelNotFoundError,
-    NotSupportedError,
-)
-from airflow_parallelrun.models import ModelRegistry
-from airflow_parallelrun.worker.protocol import FAILED
+from airflow_parallelrun.engine.session import Session
+from airflow_parallelrun.engine.wakeup import Wakeup
+from airflow_parallelrun.exceptions import InterruptedRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-logger = logging.getLogger(__name__)
-
-# A node claims ahead what it needs for so long, as long as plenty is left for the others.
-CLAIM_AHEAD_S = 30.0
-# Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
-CONTROL_INTERVAL_S = 2.0
-# Deadlines are whole seconds; looking at all pages this often costs nothing and is late by no more.
-DEADLINE_INTERVAL_S = 0.25
-# A mini-batch that was running in so many processes when their node died is what kills the machine.
-POISON_DEATHS = 3
-# As the original: so many processes may fail in init() for each that should run.
-INIT_FAILURES_PER_PROCESS = 3
-# Time for results that are on their way when the node is asked to stop.
-GRACE_S = 0.2
+__all__ = ["Node", "NodeResult", "Progress"]
 
 
 @dataclass(frozen=True)
@@ -93,31 +52,21 @@ class Node:
         self._index = index
         self._on_progress = on_progress
         self._progress_interval_s = progress_interval_s
-        self._stop = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup = Wakeup()
 
     def request_stop(self) -> None:
         """Have :meth:`run` commit what is complete and raise; may be called from a signal handler."""
-        self._stop = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Wake the dispatch thread."""
-        try:
-            os.write(self._wake_write, b"w")
-        except BlockingIOError:
-            return  # the pipe is full of reasons to wake up
+        self._wakeup.request_stop()
 
     def run(self) -> NodeResult:
-        """Work until nothing is left to claim.
+        """Work until nothing is left to claim; call it from the main thread, with which processes die.
 
         :raises EntryScriptInitError: when no process gets through init()
         :raises EntryScriptContractError: when the script cannot be used
         :raises InterruptedRunError: when it was asked to stop, or a newer attempt of this node has started
         :raises StorageError: when the run directory cannot be written
         """
-        plan = read_plan(self._run_dir)
-        session = _Session(plan, self._index, self)
+        session = Session(read_plan(self._run_dir), self._index, self._wakeup)
         reporter = None
         if self._on_progress:
             reporter = Reporter(session.progress, self._on_progress, self._progress_interval_s)
@@ -132,306 +81,3 @@ class Node:
             if reporter:
                 reporter.close()
         return NodeResult(session.outcome, session.message, session.progress())
-
-    @property
-    def stop_requested(self) -> bool:
-        """Whether :meth:`request_stop` was called."""
-        return self._stop
-
-    @property
-    def wake_fd(self) -> int:
-        """Readable when somebody called :meth:`wake`."""
-        return self._wake_read
-
-
-class _Session:
-    """What a node holds while it runs."""
-
-    def __init__(self, plan: Plan, index: int, node: Node) -> None:
-        self._plan = plan
-        self._node = node
-        self._started_at = time.monotonic()
-        self._store = plan.store
-        self._started = start_attempt(self._store, index)
-        self._history = read_history(plan, self._started)
-        self._tally = self._history.tally
-        self._own = Tally()
-        self._state = "starting"
-        self.outcome, self.message = "finished", ""
-        self._claims = Claims(plan, self._started, self._history.chunks(plan))
-        self._control = Control(self._store, self._started)
-        self._dispatcher = Dispatcher(plan, self._answer)
-        self._table: ItemTable | None = None
-        self._process_limit = plan.config.processes_per_node
-        self._process_count = 0
-        self._next_look = self._next_deadlines = 0.0
-        self._others = Failures(0, 0)
-        self._open()
-
-    def _open(self) -> None:
-        attempt = self._started.attempt
-        journal = f"{names.JOURNAL}/{attempt}-0.jsonl"
-        self._journal_fd = self._store.create_growing(journal)
-        os.write(self._journal_fd, header(self._plan.plan_id, attempt, self._started.round))
-        self._committer = Committer(
-            self._journal_fd, self._store.path(journal), self._store.sync, self._node.wake
-        )
-        self._folder = tempfile.mkdtemp(prefix="parallelrun-")
-        self._tag = secrets.token_hex(8)
-        self._guardian = Guardian(self._tag, self._folder)
-        unpack(self._store.read(names.CODE), self._folder)
-        self._logs = LogForwarder(self._plan.config.logging_level)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._node.wake_fd, selectors.EVENT_READ, None)
-        logger.info(
-            "node %s of %d, round %d: up to %d processes, %d mini-batches in all, %d done here before; "
-            "run directory %s",
-            attempt,
-            self._plan.node_count,
-            self._started.round,
-            self._process_limit,
-            self._history.total,
-            self._tally.done,
-            self._plan.run_dir,
-        )
-
-    def work(self) -> None:
-        """Run the dispatch loop to its end."""
-        dispatcher = self._dispatcher
-        self._claim()
-        while dispatcher.outstanding or self._claims.free:
-            self._start_processes()
-            dispatcher.feed(last=not self._claims.free)
-            self._wait()
-            self._collect()
-            self._tick()
-            if self.outcome == "aborted":
-                break
-            self._claim()
-        else:
-            self._end_processes()
-        self._committer.flush()
-        self._collect()
-        self._control.publish(
-            Failures(self._own.items_failed, self._own.failed + self._own.short), self._own.done
-        )
-        self._state = self.outcome
-        if not self.message:
-            self.message = f"{self._own.done} mini-batches done"
-        logger.info("node %s %s: %s", self._started.attempt, self.outcome, self.message)
-
-    def close(self, outcome: str, message: str) -> None:
-        """End everything that was started; commit what is complete, if that is still possible."""
-        self._state = outcome
-        for process in self._dispatcher.processes:
-            process.kill()
-            process.wait()
-            process.close()
-        self._dispatcher.processes.clear()
-        try:
-            if outcome != "finished":
-                self._commit(hurry=True)
-                self._committer.flush()
-            self._store.put(f"{names.ENDS}/{self._started.attempt}", self._end_record(outcome, message))
-        finally:
-            self._committer.close()
-            os.close(self._journal_fd)
-            self._logs.close()
-            self._guardian.close()
-            self._selector.close()
-            if self._table:
-                self._table.close()
-
-    def progress(self) -> Progress:
-        """Return the progress; called from any thread."""
-        ready = self._dispatcher.first_ready
-        return Progress(
-            node=self._started.attempt.node,
-            attempt=self._started.attempt.k,
-            state=self._state,
-            mini_batches_total=self._history.total,
-            mini_batches_done=self._tally.done,
-            mini_batches_failed=self._tally.failed + self._tally.short,
-            items_done=self._tally.items,
-            items_failed=self._tally.items_failed,
-            seconds=round(time.monotonic() - self._started_at, 3),
-            processes=len(self._dispatcher.processes),
-            first_init_s=round(ready - self._started_at, 3) if ready else None,
-        )
-
-    def _end_record(self, outcome: str, message: str) -> bytes:
-        record = {
-            "format_version": 1,
-            "round": self._started.round,
-            "outcome": outcome,
-            "message": message,
-            "run_seconds": round(self._own.run_seconds, 3),
-            "processes_started": self._process_count,
-            **self.progress().to_dict(),
-        }
-        return json.dumps(record).encode()
-
-    def _claim(self) -> None:
-        dispatcher = self._dispatcher
-        while True:
-            wanted = max(dispatcher.capacity(), self._process_limit - len(dispatcher.processes), 1)
-            elapsed = time.monotonic() - (dispatcher.first_ready or time.monotonic())
-            if elapsed > 1:
-                ahead = self._own.done / elapsed * CLAIM_AHEAD_S
-                left = self._claims.free * self._plan.mini_batches / len(self._plan.chunk_starts)
-                wanted = max(wanted, int(min(ahead, left / (4 * self._plan.node_count))))
-            if dispatcher.queued >= wanted:
-                return
-            chunk = self._claims.next()
-            if chunk is None:
-                return
-            self._dispatcher.add(self._load(chunk))
-
-    def _load(self, chunk: int) -> list[MiniBatch]:
-        if self._table is None:
-            # The first processes start now: they import their libraries while this one imports its own.
-            self._start_processes(expected=self._plan.chunk_size(chunk))
-            self._table = ItemTable(self._plan)
-        left = []
-        for mini_batch in self._table.read_chunk(chunk):
-            if self._history.finished[mini_batch.ordinal]:
-                continue
-            if self._history.deaths[mini_batch.ordinal] >= POISON_DEATHS:
-                self._committer.add([_poison(mini_batch, self._history.deaths[mini_batch.ordinal])])
-                continue
-            left.append(mini_batch)
-        return left
-
-    def _start_processes(self, expected: int = 0) -> None:
-        dispatcher = self._dispatcher
-        unclaimed = self._claims.free
-        if dispatcher.fruitless >= INIT_FAILURES_PER_PROCESS * self._process_limit:
-            text, log = dispatcher.last_failure
-            raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, text, log)
-        wanted = min(self._process_limit, max(expected, dispatcher.outstanding) + unclaimed)
-        while len(dispatcher.processes) < wanted:
-            process = Process(self._plan, self._started, self._process_count, self._folder, self._tag)
-            self._process_count += 1
-            dispatcher.processes.append(process)
-            self._selector.register(process.channel, selectors.EVENT_READ, process)
-            self._logs.follow(process)
-
-    def _wait(self) -> None:
-        for process in self._dispatcher.processes:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.wants_to_send else 0)
-            if self._selector.get_key(process.channel).events != events:
-                self._selector.modify(process.channel, events, process)
-        for key, events in self._selector.select(DEADLINE_INTERVAL_S):
-            process = key.data
-            if process is None:
-                os.read(self._node.wake_fd, 4096)
-                continue
-            if events & selectors.EVENT_WRITE:
-                process.send_rest()
-            if events & selectors.EVENT_READ and not self._dispatcher.receive(process):
-                self._selector.unregister(process.channel)
-                self._dispatcher.bury(process)
-        self._state = "running" if self._dispatcher.first_ready else self._state
-        if self._node.stop_requested:
-            self._interrupt()
-
-    def _collect(self) -> None:
-        """Hand finished mini-batches to the committer, and count those that it has committed."""
-        self._commit(hurry=not self._dispatcher.queued)
-        committed = self._committer.committed
-        while committed:
-            line = committed.popleft()
-            self._tally.add(line)
-            self._own.add(line)
-        self._committer.check()
-
-    def _commit(self, hurry: bool) -> None:
-        finished = self._dispatcher.finished
-        if finished:
-            self._committer.add(finished, hurry)
-            self._dispatcher.finished = []
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_deadlines:
-            self._dispatcher.check_deadlines()
-            self._next_deadlines = now + DEADLINE_INTERVAL_S
-        own = Failures(self._own.items_failed, self._own.failed + self._own.short)
-        if now >= self._next_look:
-            self._control.publish(own, self._own.done)
-            seen = self._control.look()
-            self._others = Failures(
-                seen.failures.items - own.items, seen.failures.mini_batches - own.mini_batches
-            )
-            self._next_look = now + CONTROL_INTERVAL_S
-            if seen.superseded:
-                raise self._interrupted("was started again elsewhere, and this attempt has stopped")
-            if seen.aborted:
-                self._abort()
-        failures = Failures(own.items + self._others.items, own.mini_batches + self._others.mini_batches)
-        reasons = budget.breaches(self._plan.config, failures)
-        if reasons and self.outcome != "aborted":
-            self._control.propose_abort(reasons)
-            self._abort()
-
-    def _abort(self) -> None:
-        self.outcome = "aborted"
-        self.message = "; ".join(self._control.abort_reasons())
-
-    def _interrupt(self) -> None:
-        self._state = "stopping"
-        deadline = time.monotonic() + GRACE_S
-        for process in self._dispatcher.processes:
-            while (left := deadline - time.monotonic()) > 0 and process.in_flight:
-                if not selectors_wait(process, left) or not self._dispatcher.receive(process):
-                    break
-        self._commit(hurry=True)
-        self._committer.flush()
-        self._collect()
-        raise self._interrupted("was asked to stop and has stopped")
-
-    def _interrupted(self, why: str) -> InterruptedRunError:
-        return InterruptedRunError(self._started.attempt.node, why, self._tally.done, self._history.total)
-
-    def _end_processes(self) -> None:
-        """Have every process call shutdown() and leave."""
-        self._state = "stopping"
-        for process in self._dispatcher.processes:
-            if process.ready:
-                process.stop()
-            else:  # nothing is left for it to get ready for
-                process.bye = True
-                process.kill()
-        while self._dispatcher.processes:
-            self._wait()
-            self._dispatcher.check_deadlines()
-        self._commit(hurry=True)
-
-    def _answer(self, subject: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
-        """Answer a worker's question."""
-        if subject != "model_path":
-            return False, f"the node does not know what {subject!r} means"
-        root = self._plan.models_root
-        if root is None:
-            return (
-                False,
-                "no model registry is configured: set PARALLELRUN_MODELS_ROOT or [parallelrun] models_root",
-            )
-        try:
-            return True, ModelRegistry(root).path(arguments["name"], arguments["version"])
-        except (ModelNotFoundError, NotSupportedError, ValueError) as error:
-            return False, str(error)
-
-
-def selectors_wait(process: Process, seconds: float) -> bool:
-    """Wait until a process has said something."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.channel, selectors.EVENT_READ)
-        return bool(selector.select(seconds))
-
-
-def _poison(mini_batch: MiniBatch, deaths: int) -> Line:
-    message = f"it was running in {deaths} node processes that died; it is not tried again"
-    error = {"type": "NodeLost", "message": message, "frame": None, "traceback": "", "log": ""}
-    items = len(mini_batch.items)
-    return Line(mini_batch.ordinal, FAILED, deaths, items, 0, 0, [], 0.0, 0.0, "", time.time(), error)

@@ -9,6 +9,7 @@ file that somebody else puts there has others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -62,6 +63,8 @@ def take(output: str, owner: str, results: Sequence[str]) -> None:
             raise OutputOwnedError(output, other)
     for name in results:
         _check_ours(output, name)
+    # Its presence says that the other results are whole, and they are about to be made anew.
+    retract(output, RESULT)
 
 
 def temporary(output: str, name: str) -> str:
@@ -86,6 +89,16 @@ def publish(output: str, name: str, written: str) -> str:
     else:
         os.unlink(written)
     return target
+
+
+def retract(output: str, name: str) -> None:
+    """Remove a result that this run published before; nothing happens when there is none.
+
+    :raises OutputExistsError: when a file of another origin has that name
+    """
+    _check_ours(output, name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(output, name))
 
 
 def _check_ours(output: str, name: str) -> None:

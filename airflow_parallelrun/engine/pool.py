@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.engine.plan import MiniBatch, Plan
     from airflow_parallelrun.engine.rounds import Started
 
@@ -93,7 +95,6 @@ class Process:
         self.seconds_mean: float | None = None
         self.in_flight: dict[int, Fed] = {}
         self._next_feed = 0
-        self._revoked_to = 0
         self._lines = protocol.LineReader()
         self._unsent: deque[bytes] = deque()
         self._start(plan, started, code)
@@ -131,17 +132,8 @@ class Process:
         self._send(["start", self._settings(plan, code)])
 
     def _environment(self, plan: Plan) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
-        }
-        return {
-            **kept,
-            "AZUREML_BI_OUTPUT_PATH": plan.output or plan.run_dir,
-            **plan.config.environment_variables,
-            guardian.TAG_VARIABLE: self.tag,
-        }
+        environment = worker_environment(plan.config, plan.output or plan.run_dir)
+        return {**environment, guardian.TAG_VARIABLE: self.tag}
 
     def _settings(self, plan: Plan, code: str) -> dict[str, Any]:
         return {
@@ -177,17 +169,22 @@ class Process:
     def revoke(self) -> list[Fed]:
         """Take back what waits behind the mini-batch that is running, as far as that is certain."""
         state = self.page.read()
-        if state is None or len(self.in_flight) < 2 or state.feed < self._revoked_to:
+        if state is None or len(self.in_flight) < 2 or state.feed < 0:
             return []
-        first = state.feed + 1
-        self.page.revoke(first, self._next_feed)
-        self._revoked_to = self._next_feed
-        # Looked at after the revocation: the process may have begun another one meanwhile.
+        self.page.revoke(self._next_feed)
+        # Looked at after the revocation: what the process has begun by now it runs or skips, and says which.
+        # A process that is idle has been through everything.
         state = self.page.read()
-        if state is None:
+        if state is None or state.feed < 0:
             return []
-        certain = [feed for feed in self.in_flight if feed > max(state.feed, first - 1)]
+        certain = [feed for feed in self.in_flight if feed > state.feed]
         return [self.in_flight.pop(feed) for feed in certain]
+
+    def is_slow(self, limit_s: float) -> bool:
+        """Tell whether the mini-batch that is running has been running for longer than this."""
+        state = self.page.read()
+        busy = state is not None and state.phase == page.RUN
+        return busy and state is not None and time.monotonic_ns() - state.start_ns > limit_s * 1e9
 
     def receive(self) -> list[list[Any]] | None:
         """Return the messages that have come; None at the end of the stream, when the process is gone."""
@@ -279,6 +276,20 @@ class Guardian:
             self._popen.kill()
             self._popen.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def worker_environment(config: ParallelRunConfig, output: str) -> dict[str, str]:
+    """Return the environment of an entry script: little of this process's own, and what the user set.
+
+    :param config: the settings
+    :param output: the output folder, under the name that the original gives it
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+    return {**kept, "AZUREML_BI_OUTPUT_PATH": output, **config.environment_variables}
 
 
 def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:

@@ -51,20 +51,30 @@ def reduce(run_dir: str) -> JobResult:
     ledger = Ledger.read(plan, sealed)
     result = _result(plan, sealed, ledger)
     failure = _judge(plan, ledger, result)
-    if failure is None and plan.append_row:
-        assert plan.config.append_row_file_name is not None
-        result = replace(result, output_file=assemble(plan, ledger, plan.config.append_row_file_name))
     if failure is not None:
         result = replace(result, verdict="failed", reason=str(failure))
     if plan.output is not None:
-        if ledger.has_problems:
-            lines = report.failed_item_lines(plan, ledger.problems())
-            path = _publish(plan.output, ownership.FAILED_ITEMS, lines)
-            result = replace(result, failed_items_file=path)
-        result.durations["reduce_s"] = round(time.monotonic() - started, 3)
-        _publish(plan.output, ownership.RESULT, [result.to_json()])
+        result = _publish_all(plan, plan.output, ledger, result, started)
     if failure is not None:
         raise failure
+    return result
+
+
+def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float) -> JobResult:
+    """Publish what the verdict calls for, and take back what an earlier one left that it does not."""
+    if ledger.has_problems:
+        lines = report.failed_item_lines(plan, ledger.problems())
+        result = replace(result, failed_items_file=_publish(output, ownership.FAILED_ITEMS, lines))
+    else:
+        ownership.retract(output, ownership.FAILED_ITEMS)
+    name = plan.config.append_row_file_name
+    if name and plan.append_row:
+        if result.verdict == "failed":
+            ownership.retract(output, name)
+        else:
+            result = replace(result, output_file=assemble(plan, ledger, name))
+    result.durations["reduce_s"] = round(time.monotonic() - started, 3)
+    _publish(output, ownership.RESULT, [result.to_json()])
     return result
 
 
@@ -106,10 +116,10 @@ def _story(result: JobResult) -> str:
     if not result.error_groups:
         return f"Logs: {result.logs}"
     group = result.error_groups[0]
-    items = ", ".join(os.path.basename(item) for item in group.sample_items)
+    items = ", ".join([os.path.basename(item) for item in group.sample_items])
     text = (
         f"Most frequent error, in {group.mini_batches} mini-batches ({group.items} items): {group.error}\n"
-        f"First in mini-batch {group.sample_mini_batch} ({items}, …)."
+        f"First in mini-batch {group.sample_mini_batch}, whose items begin with {items}."
     )
     if group.traceback:
         text += f"\n{group.traceback.rstrip()}"
@@ -141,8 +151,8 @@ def _why_unprocessed(plan: Plan) -> str:
     if not ends:
         ends = ["no node was started"]
     return (
-        f"{'; '.join(ends[-_SHOWN:]).rstrip('.')}. Run the failed nodes again and then reduce; "
-        f"what is done is not done again. Logs: {plan.logs}"
+        f"{'; '.join(ends[-_SHOWN:]).rstrip('.')}. To go on, clear the failed nodes (the run tasks) together "
+        f"with reduce; what is done is not done again. Logs: {plan.logs}"
     )
 
 

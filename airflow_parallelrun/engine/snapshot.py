@@ -60,17 +60,18 @@ def check_entry_script(source_directory: str, entry_script: str, compile_it: boo
             raise EntryScriptContractError(entry_script, f"is not valid Python: {place}{error}.") from error
 
 
-def freeze(source_directory: str) -> Snapshot:
-    """Freeze a folder.
+def freeze(source_directory: str, output: str | None = None) -> Snapshot:
+    """Freeze a folder. What symbolic links point to is frozen with it.
 
     Version control, byte code and virtual environments (``.venv``) are left out.
 
-    :raises ConfigurationError: when it is too large to be a folder of scripts
+    :param output: the output folder; left out if it lies inside
+    :raises ConfigurationError: when it is too large to be a folder of scripts, or has an unusable name in it
     """
     buffer = io.BytesIO()
     total = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for path in _files(source_directory):
+        for path in _files(source_directory, output):
             total += os.path.getsize(path)
             if total > SIZE_LIMIT_BYTES:
                 raise ConfigurationError(
@@ -89,12 +90,25 @@ def freeze(source_directory: str) -> Snapshot:
 def unpack(archive: bytes, target: str) -> None:
     """Unpack a snapshot into an existing folder."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        file.extractall(target)
+        for info in file.infolist():
+            path = file.extract(info, target)
+            os.chmod(path, info.external_attr >> 16)  # extract() forgets what was executable
 
 
-def _files(folder: str) -> list[str]:
+def _files(folder: str, output: str | None) -> list[str]:
     found = []
-    for parent, folders, files in os.walk(folder):
+    above = {folder: {os.path.realpath(output)} if output else set()}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(parent)
+        if here in above[parent]:  # the output, or a link back to a folder that we are in
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
+        above |= {os.path.join(parent, name): above[parent] | {here} for name in folders}
         found += [os.path.join(parent, name) for name in files if not name.endswith(".pyc")]
+    for path in found:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(f"source_directory has a file {path!a}: not UTF-8.") from error
     return sorted(path for path in found if os.path.isfile(path))

@@ -95,8 +95,8 @@ def split(request: RunRequest) -> Plan:
     check_entry_script(source_directory, entry_script, compile_it=config.environment.python is None)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     items = _list(inputs, config.files_per_mini_batch)
-    snapshot = freeze(source_directory)
     output = _local_folder(request.output, "output", request.base_directory)
+    snapshot = freeze(source_directory, output)
     if output is not None:
         ownership.take(output, request.owner, ownership.result_names(config.append_row_file_name))
     plan_id = secrets.token_hex(16)

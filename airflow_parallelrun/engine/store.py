@@ -8,6 +8,7 @@ descriptor.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from typing import BinaryIO, NamedTuple
@@ -70,19 +71,29 @@ class Store:
                     "run directories need a file system with hard links",
                 ) from error
         finally:
-            os.unlink(temporary)
+            with contextlib.suppress(OSError):  # listings do not show it
+                os.unlink(temporary)
         return True
 
     def put(self, name: str, data: bytes) -> None:
         """Write a complete object, durably, replacing an older one of the same writer."""
         target = self.path(name)
         temporary = self._write_temporary(target, data)
-        os.replace(temporary, target)
-        self._sync_folder(os.path.dirname(target))
+        try:
+            os.replace(temporary, target)
+            self._sync_folder(os.path.dirname(target))
+        except OSError as error:
+            raise StorageError(target, error.strerror or str(error)) from error
+        finally:
+            with contextlib.suppress(OSError):  # there is none, unless replace failed
+                os.unlink(temporary)
 
     def rename(self, old: str, new: str) -> None:
         """Give an object of one's own another name in the same folder."""
-        os.rename(self.path(old), self.path(new))
+        try:
+            os.rename(self.path(old), self.path(new))
+        except OSError as error:
+            raise StorageError(self.path(old), error.strerror or str(error)) from error
 
     def read(self, name: str) -> bytes:
         """Return a whole object.
@@ -93,8 +104,17 @@ class Store:
         return self._read(self.path(name))
 
     def exists(self, name: str) -> bool:
-        """Tell whether there is such an object."""
-        return os.path.exists(self.path(name))
+        """Tell whether there is such an object.
+
+        :raises StorageError: when the store does not say
+        """
+        try:
+            os.stat(self.path(name))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageError(self.path(name), error.strerror or str(error)) from error
+        return True
 
     def entries(self, folder: str) -> list[Entry]:
         """Return the objects of a folder, sorted by name; nothing for a folder that does not exist."""

@@ -36,7 +36,7 @@ def describe(error: BaseException, source_directory: str) -> dict[str, Any]:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return {
         "type": type(error).__name__,
-        "message": _clip(str(error), MESSAGE_LIMIT),
+        "message": _clip(_text(error), MESSAGE_LIMIT),
         "frame": _place(innermost, source_directory) if innermost else None,
         "traceback": text[-TRACEBACK_LIMIT:],
     }
@@ -47,6 +47,13 @@ def problem(kind: str, message: str) -> dict[str, Any]:
     return {"type": kind, "message": _clip(message, MESSAGE_LIMIT), "frame": None, "traceback": ""}
 
 
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - user code
+        return f"(its __str__ raised {type(second).__name__})"
+
+
 def _is_ours(filename: str) -> bool:
     return os.path.dirname(os.path.abspath(filename)) == _OWN_FOLDER or filename.startswith(
         "<frozen importlib"
@@ -54,7 +61,10 @@ def _is_ours(filename: str) -> bool:
 
 
 def _is_below(filename: str, folder: str) -> bool:
-    return os.path.abspath(filename).startswith(os.path.abspath(folder) + os.sep)
+    # "<string>" and "<frozen codecs>" are no files, and abspath would put them below the current folder.
+    return not filename.startswith("<") and os.path.abspath(filename).startswith(
+        os.path.abspath(folder) + os.sep
+    )
 
 
 def _place(frame: traceback.FrameSummary, source_directory: str) -> str:

@@ -6,7 +6,7 @@ deadlines from it, charges a death to exactly the mini-batch named there, and ta
 behind a slow mini-batch.
 
 Layout (native 64-bit integers): sequence (odd while a write is under way), phase, ordinal, feed number,
-start (CLOCK_MONOTONIC, ns; one clock for all processes of a machine), revoked_from, revoked_to.
+start (CLOCK_MONOTONIC, ns; one clock for all processes of a machine), revoked_below.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PHASES = ("idle", "init", "load", "run", "write", "shutdown")
 
 _SEQUENCE = struct.Struct("=q")
 _STATE = struct.Struct("=qqqq")
-_REVOKED = struct.Struct("=qq")
+_REVOKED = struct.Struct("=q")
 _REVOKED_AT = _SEQUENCE.size + _STATE.size
 
 
@@ -47,8 +47,8 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
-        # Releasing a lock is a full memory barrier: without one the processor may let the read of the
-        # revoked range overtake the write of the feed number.
+        # Releasing a lock is a full memory barrier: without one the processor may let the read of what
+        # was revoked overtake the write of the feed number.
         self._barrier = threading.Lock()
 
     def close(self) -> None:
@@ -77,9 +77,12 @@ class Page:
         """Return the state of a process that is dead, even if it died while writing."""
         return last_state(self._map)
 
-    def revoke(self, first: int, end: int) -> None:
-        """Take back the feed numbers from first up to, not including, end. Written by the node."""
-        _REVOKED.pack_into(self._map, _REVOKED_AT, first, end)
+    def revoke(self, end: int) -> None:
+        """Take back every feed number below end that has not begun; for good, they are never used again.
+
+        Written by the node.
+        """
+        _REVOKED.pack_into(self._map, _REVOKED_AT, end)
         with self._barrier:
             pass
 
@@ -87,5 +90,4 @@ class Page:
         """Tell whether the node took this one back. The worker asks after it wrote the feed number."""
         with self._barrier:
             pass
-        first, end = _REVOKED.unpack_from(self._map, _REVOKED_AT)
-        return bool(first <= feed < end)
+        return bool(feed < _REVOKED.unpack_from(self._map, _REVOKED_AT)[0])

@@ -137,6 +137,9 @@ def _takes_context(run: Callable[..., Any]) -> bool:
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise ContractError("run() takes no argument; it must take the mini-batch")
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if keywords:
+        raise ContractError(f"run() requires the keyword argument {keywords[0]!r}, and is called without any")
     required = [p for p in named if p.default is p.empty]
     if len(required) > 2:
         raise ContractError(

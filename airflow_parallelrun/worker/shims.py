@@ -113,21 +113,19 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        parent = sys.modules.get(fullname.rpartition(".")[0])
         if fullname not in self._modules:
+            if getattr(parent, "__loader__", None) is self:
+                raise ImportError(self._not_here(fullname))
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        names = self._modules[module.__name__]
-        module.__dict__.update(names)
+        module.__dict__.update(self._modules[module.__name__])
 
-        def missing(name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise AttributeError(
-                f"{module.__name__}.{name} is not part of what airflow_parallelrun offers under the "
-                f"original's names ({', '.join(sorted(names)) or 'none here'}). "
-                "Install the real package into the environment of the entry script if it is needed."
-            )
-
-        module.__getattr__ = missing  # type: ignore[method-assign]
+    @staticmethod
+    def _not_here(name: str) -> str:
+        return (
+            f"{name} is not part of what airflow_parallelrun offers under the original's names. "
+            "Install the real package into the environment of the entry script if it is needed."
+        )

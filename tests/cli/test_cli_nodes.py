@@ -110,6 +110,19 @@ def test_ctrl_c_on_a_terminal_reaches_every_process_and_is_one_stop(work: Any) -
 
 
 @pytest.mark.parametrize("nodes", ["1", "2"])
+def test_an_impatient_second_ctrl_c_leaves_nothing_either(nodes: str, work: Any) -> None:
+    process = start(work, nodes)
+    below = wait_for_markers(work, process, 1 + int(nodes))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert_gone(below)
+
+
+@pytest.mark.parametrize("nodes", ["1", "2"])
 def test_nothing_outlives_a_command_that_is_killed(nodes: str, work: Any) -> None:
     process = start(work, nodes)
     below = wait_for_markers(work, process, 1 + int(nodes))

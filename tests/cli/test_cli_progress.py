@@ -60,6 +60,15 @@ def test_lines_come_every_few_seconds_and_at_the_end(clock: Clock) -> None:
     assert "left" not in lines[-1]
 
 
+def test_a_run_that_does_not_move_shows_that_it_is_alive(clock: Clock) -> None:
+    stream = io.StringIO()
+    board = progress.Board(100, progress.Lines(stream))
+    for _ in range(125):
+        clock.now += 1
+        board.update(node(0, 0))
+    assert stream.getvalue() == "0 of 100 mini-batches done, 0 failed, 0/s\n" * 2
+
+
 def test_nothing_is_shown_twice(clock: Clock) -> None:
     stream = io.StringIO()
     board = progress.Board(100, progress.Lines(stream))
@@ -67,6 +76,10 @@ def test_nothing_is_shown_twice(clock: Clock) -> None:
     board.update(node(0, 1))
     board.close()
     assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_rates_are_for_people() -> None:
+    assert "26100/s" in str(progress.Totals(100, 50, 0, 26100.0, None))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What wakes a node's dispatch thread: a commit, or somebody who wants it to stop."""
+
+from __future__ import annotations
+
+import os
+
+
+class Wakeup:
+    """A pipe that a selector can watch, and a flag. Every method may be called from a signal handler."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.stop_requested = False
+
+    def fileno(self) -> int:
+        """Return what becomes readable."""
+        return self._read
+
+    def request_stop(self) -> None:
+        """Ask the node to stop."""
+        self.stop_requested = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the dispatch thread."""
+        try:
+            os.write(self._write, b"w")
+        except BlockingIOError:
+            return  # the pipe is full of reasons to wake up
+
+    def clear(self) -> None:
+        """Go back to sleep; something must have woken it."""
+        os.read(self._read, 4096)
