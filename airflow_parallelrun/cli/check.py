@@ -51,9 +51,10 @@ def main(given: Sequence[str]) -> int:
     config = config_of(parsed)
     _refuse_other_interpreter(config.environment.python)
     items = _first_items(parsed, config)
-    ask = _Answers(models_root_of(parsed.models_root))
+    models_root = models_root_of(parsed.models_root)
+    ask = _Answers(models_root)
     scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
-    _become_a_worker(config, scratch)
+    _become_a_worker(config, scratch, models_root)
     try:
         return _check(_settings(parsed, config, scratch), ask, config, items)
     finally:
@@ -86,11 +87,11 @@ def _check(settings: Settings, ask: _Answers, config: ParallelRunConfig, items: 
     return 0
 
 
-def _become_a_worker(config: ParallelRunConfig, scratch: str) -> None:
+def _become_a_worker(config: ParallelRunConfig, scratch: str, models_root: str | None) -> None:
     """Take on a worker's environment variables: what a script misses there it must miss here."""
     from airflow_parallelrun.engine.pool import worker_environment
 
-    environment = worker_environment(config, f"{scratch}/output")
+    environment = worker_environment(config, f"{scratch}/output", models_root)
     for name in list(os.environ):
         if name not in _FOR_DEBUGGERS:
             del os.environ[name]
@@ -135,12 +136,13 @@ class _Answers:
 
 
 def _first_items(parsed: argparse.Namespace, config: ParallelRunConfig) -> list[list[Any]]:
-    from airflow_parallelrun.datasets import is_remote, list_files
+    from airflow_parallelrun.datasets import list_files
+    from airflow_parallelrun.engine.plan import worker_item
 
     size = config.files_per_mini_batch
     # Every input, so that a wrong one shows now.
     batches = [list(islice(list_files(each.resolve(".").paths), size)) for each in inputs_of(parsed)]
-    return [[file.path, None if is_remote(file.path) else file.size, file.mtime_ns] for file in batches[0]]
+    return [worker_item(file.path, file.size, file.mtime_ns) for file in batches[0]]
 
 
 def _refuse_other_interpreter(python: str | None) -> None:

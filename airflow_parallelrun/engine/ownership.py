@@ -15,7 +15,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine.store import Store
+from airflow_parallelrun.engine.store import Store, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def publish(output: str, name: str, written: str) -> str:
         os.replace(written, target)
     else:
         os.unlink(written)
+    sync_folder(output)
     return target
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.store import Store
 from airflow_parallelrun.exceptions import StorageError
@@ -27,7 +28,7 @@ class MiniBatch(NamedTuple):
     """One mini-batch, as a node holds it.
 
     :param ordinal: its place in the plan, from 0; the name of the mini-batch within the run
-    :param items: ``[path, size, mtime_ns]`` for each item; size and mtime are None for a URL
+    :param items: see :func:`worker_item`
     """
 
     ordinal: int
@@ -151,11 +152,19 @@ class ItemTable:
         table = self._file.read_row_group(chunk, columns=["ordinal", "path", "size", "mtime_ns"])
         ordinals, *columns = (column.to_pylist() for column in table.itercolumns())
         batches: list[MiniBatch] = []
-        for ordinal, item in zip(ordinals, map(list, zip(*columns, strict=True)), strict=True):
+        for ordinal, *item in zip(ordinals, *columns, strict=True):
             if not batches or batches[-1].ordinal != ordinal:
                 batches.append(MiniBatch(ordinal, []))
-            batches[-1].items.append(item)
+            batches[-1].items.append(worker_item(*item))
         return batches
+
+
+def worker_item(path: str, size: int, mtime_ns: int | None) -> list[Any]:
+    """Return an item as a worker process gets it: path, size and modification time.
+
+    The last is None for a URL. It tells the worker that there is no file whose state it could compare.
+    """
+    return [path, size, None if is_remote(path) else mtime_ns]
 
 
 def item_schema() -> pyarrow.Schema:

@@ -132,7 +132,7 @@ class Process:
         self._send(["start", self._settings(plan, code)])
 
     def _environment(self, plan: Plan) -> dict[str, str]:
-        environment = worker_environment(plan.config, plan.output or plan.run_dir)
+        environment = worker_environment(plan.config, plan.output or plan.run_dir, plan.models_root)
         return {**environment, guardian.TAG_VARIABLE: self.tag}
 
     def _settings(self, plan: Plan, code: str) -> dict[str, Any]:
@@ -278,17 +278,20 @@ class Guardian:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def worker_environment(config: ParallelRunConfig, output: str) -> dict[str, str]:
+def worker_environment(config: ParallelRunConfig, output: str, models_root: str | None) -> dict[str, str]:
     """Return the environment of an entry script: little of this process's own, and what the user set.
 
     :param config: the settings
     :param output: the output folder, under the name that the original gives it
+    :param models_root: the model registry's folder
     """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
     }
+    if models_root is not None:
+        kept["PARALLELRUN_MODELS_ROOT"] = models_root
     return {**kept, "AZUREML_BI_OUTPUT_PATH": output, **config.environment_variables}
 
 

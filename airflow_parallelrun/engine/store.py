@@ -73,6 +73,7 @@ class Store:
         finally:
             with contextlib.suppress(OSError):  # listings do not show it
                 os.unlink(temporary)
+        sync_folder(os.path.dirname(target))
         return True
 
     def put(self, name: str, data: bytes) -> None:
@@ -81,7 +82,7 @@ class Store:
         temporary = self._write_temporary(target, data)
         try:
             os.replace(temporary, target)
-            self._sync_folder(os.path.dirname(target))
+            sync_folder(os.path.dirname(target))
         except OSError as error:
             raise StorageError(target, error.strerror or str(error)) from error
         finally:
@@ -153,7 +154,7 @@ class Store:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
-        self._sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
         return fd
 
     def sync(self, name: str) -> None:
@@ -196,13 +197,14 @@ class Store:
             raise StorageError(target, error.strerror or str(error)) from error
         return temporary
 
-    @staticmethod
-    def _sync_folder(path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_durably(path: str, data: bytes) -> None:

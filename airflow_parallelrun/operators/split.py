@@ -55,7 +55,9 @@ class SplitOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.config = config
+        # Apart: what is in a template field shows in the UI, and these may be secrets.
+        self.environment_variables = config["environment_variables"]
+        self.config = {name: value for name, value in config.items() if name != "environment_variables"}
         self.inputs = inputs
         self.output_folder = output_folder
         self.arguments = arguments
@@ -88,7 +90,8 @@ class SplitOperator(BaseOperator):
         from airflow_parallelrun.engine.split import RunRequest
 
         settings = read_settings()
-        config = ParallelRunConfig.from_dict(self.config)
+        variables = self.render_template(self.environment_variables, context)
+        config = ParallelRunConfig.from_dict({**self.config, "environment_variables": variables})
         arguments = check_arguments(self.arguments)
         inputs = []
         for index, document in enumerate(self.inputs):

@@ -38,7 +38,8 @@ def describe(error: BaseException, source_directory: str) -> dict[str, Any]:
         "type": type(error).__name__,
         "message": _clip(_text(error), MESSAGE_LIMIT),
         "frame": _place(innermost, source_directory) if innermost else None,
-        "traceback": text[-TRACEBACK_LIMIT:],
+        # The snapshot's folder on this node is gone when somebody reads this.
+        "traceback": text.replace(source_directory + os.sep, "")[-TRACEBACK_LIMIT:],
     }
 
 
