@@ -239,7 +239,8 @@ class Dispatcher:
         mean = process.seconds_mean
         process.seconds_mean = result.seconds if mean is None else 0.8 * mean + 0.2 * result.seconds
         if result.error is not None:
-            result.error["log"] = process.files.error
+            files = process.files
+            result.error["log"] = files.error if result.error["traceback"] else files.stdout
         if result.status == protocol.FAILED:
             self._failed(process, fed, result)
         else:

@@ -50,6 +50,21 @@ DATASET_SCHEMA: Mapping[str, Any] = {
     "items": {"type": "string", "minLength": 1},
 }
 
+# What stands below a field, for whoever presses Trigger; the place that it stands for follows in brackets.
+_HELP = {
+    "inputs": "A file, a folder or a glob; several as a JSON list",
+    "arguments": "An argument of the entry script",
+    "mini_batch_size": "Files in one mini-batch",
+    "node_count": "Nodes, each a task of its own",
+    "process_count_per_node": "Worker processes on each node",
+    "run_invocation_timeout": "Seconds that one run() may take",
+    "run_max_try": "Tries for each mini-batch",
+    "error_threshold": "Items that may fail; -1 for any number",
+    "allowed_failed_count": "Mini-batches that may fail; -1 for any number",
+    "allowed_failed_percent": "Percentage of the mini-batches that may fail",
+    "logging_level": "What of the entry script's output the task log shows",
+}
+
 _ARGUMENT_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -67,23 +82,28 @@ def argument_schema(parameter: PipelineParameter) -> dict[str, Any]:
     return {"type": kind}
 
 
-def add_field(dag: DAG, parameter: PipelineParameter, schema: Mapping[str, Any], place: str) -> DagParam:
+def add_field(
+    dag: DAG, parameter: PipelineParameter, schema: Mapping[str, Any], place: str, step: str
+) -> DagParam:
     """Make the parameter a field of the DAG's form and return the reference that stands for its value.
 
     :param schema: the JSON schema of its values
-    :param place: what the value is for, shown below the field
+    :param place: where the value goes: ``mini_batch_size``, ``inputs[0]``, …
+    :param step: the operator's name
     :raises ConfigurationError: when the DAG has another field of that name
     """
     name, default = parameter.name, _form_value(parameter.default_value, schema)
-    param = Param(default, description=place, title=name, **_nullable(schema, default))
+    place_of_step = f"{place} of {step}"
+    help_text = f"{_HELP[place.partition('[')[0]]} ({place_of_step})."
+    param = Param(default, description=help_text, title=name, **_nullable(schema, default))
     known = dag.params.get_param(name) if name in dag.params else None
     if known is None:
         dag.params[name] = param
     elif (known.value, known.schema) != (param.value, param.schema):
         raise ConfigurationError(
-            f"the pipeline parameter {name!r} ({place}) is already a parameter of the DAG {dag.dag_id!r} "
-            f"with another type, range or default: {_describe(known)} there, {_describe(param)} here. "
-            "Give it a name of its own, or the same default in both places."
+            f"the pipeline parameter {name!r} ({place_of_step}) is already a parameter of the DAG "
+            f"{dag.dag_id!r} with another type, range or default: {_describe(known)} there, "
+            f"{_describe(param)} here. Give it a name of its own, or the same default in both places."
         )
     return dag.param(name)
 

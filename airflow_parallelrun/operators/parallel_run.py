@@ -96,13 +96,14 @@ class ParallelRunOperator(TaskGroup):
         _check_output(output, parallel_run_config)
         _check_pool(routed["run"], parallel_run_config)
 
+        # In the order of the Trigger form.
         references = _References(self.dag, step)
         split = SplitOperator(
             task_id="split",
             dag=self.dag,
             task_group=self,
-            config=references.config(parallel_run_config),
             inputs=references.inputs(checked_inputs),
+            config=references.config(parallel_run_config),
             output_folder=output,
             arguments=references.arguments(checked_arguments),
             origins=references.origins,
@@ -166,7 +167,7 @@ class _References:
 
     def _refer(self, parameter: PipelineParameter, schema: Mapping[str, Any], place: str) -> DagParam:
         self.origins[place] = parameter.name
-        return add_field(self._dag, parameter, schema, f"{place} of {self._step}")
+        return add_field(self._dag, parameter, schema, place, self._step)
 
 
 def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool) -> None:

@@ -220,7 +220,9 @@ def test_parameters_become_fields_of_the_form(dag: DAG) -> None:
         "mnist_param": ["string", "array"],
         "threshold": "number",
     }
-    assert fields["mnist_param"].description == "inputs[0] of predict"
+    assert fields["mnist_param"].description == (
+        "A file, a folder or a glob; several as a JSON list (inputs[0] of predict)."
+    )
     assert fields["mnist_param"].schema["title"] == "mnist_param"
 
 
