@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.names import Attempt, ControlEntry
+from airflow_parallelrun.engine.rounds import list_attempts
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.rounds import Started
@@ -48,8 +49,9 @@ class Control:
             self._entry = entry
 
     def look(self) -> Sighting:
-        """List the entries once."""
+        """List the entries of the round, and who has started, in whatever round."""
         found = self._store.names(self._folder)
+        started = list_attempts(self._store)
         latest: dict[Attempt, ControlEntry] = {}
         for name in found:
             if name != _ABORT:
@@ -61,7 +63,7 @@ class Control:
                 sum(entry.failed_items for entry in latest.values()),
                 sum(entry.failed_mini_batches for entry in latest.values()),
             ),
-            superseded=any(each.node == own.node and each.k > own.k for each in latest),
+            superseded=any(each.node == own.node and each.k > own.k for each in started),
             aborted=_ABORT in found,
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine.journal import Extent, Line
 from airflow_parallelrun.engine.pool import Fed, Process, describe_exit
@@ -39,6 +39,18 @@ _TRACEBACKS = 3
 _NO_SECOND_TRY = "InputChangedError"
 
 
+class _Deadline(NamedTuple):
+    kind: str
+    limit_s: int
+    name: str
+    what: str
+
+
+class _Kill(NamedTuple):
+    feed: int
+    error: tuple[str, str]  # kind and message
+
+
 class Dispatcher:
     """The mini-batches and processes of one node.
 
@@ -51,16 +63,19 @@ class Dispatcher:
         self._plan = plan
         self._ask = ask
         self._max_try = config.run_max_try
-        self._limits_s = {
-            page.INIT: config.init_timeout_s,
-            page.LOAD: OVERHEAD_LIMIT_S,
-            page.RUN: config.run_invocation_timeout,
-            page.WRITE: OVERHEAD_LIMIT_S,
-            page.SHUTDOWN: SHUTDOWN_LIMIT_S,
+        overhead = "OverheadTimeout", OVERHEAD_LIMIT_S, "a fixed limit"
+        self._deadlines = {
+            page.INIT: _Deadline("InitTimeout", config.init_timeout_s, "init_timeout", "init()"),
+            page.LOAD: _Deadline(*overhead, "loading the mini-batch"),
+            page.RUN: _Deadline(
+                "RunInvocationTimeout", config.run_invocation_timeout, "run_invocation_timeout", "run()"
+            ),
+            page.WRITE: _Deadline(*overhead, "writing the rows"),
+            page.SHUTDOWN: _Deadline("ShutdownTimeout", SHUTDOWN_LIMIT_S, "a fixed limit", "shutdown()"),
         }
         self._queue: deque[Fed] = deque()
         self._seen: Counter[tuple[str, str]] = Counter()
-        self._killed: dict[int, tuple[page.PageState, str]] = {}
+        self._killed: dict[int, _Kill] = {}
         self.processes: list[Process] = []
         self.finished: list[Line] = []
         # Processes in a row that died before they got anything done; and the last one's story.
@@ -139,69 +154,62 @@ class Dispatcher:
         process.close()
         running = None
         # One that ended its slow mini-batch before the kill reached it has the next one on its page.
-        if state.phase in (page.LOAD, page.RUN, page.WRITE) and (not killed or killed[0].feed == state.feed):
+        if state.phase in (page.LOAD, page.RUN, page.WRITE) and (not killed or killed.feed == state.feed):
             running = process.in_flight.pop(state.feed, None)
         self._queue.extendleft(reversed(process.in_flight.values()))
         process.in_flight.clear()
         if process.bye:
             return
-        if killed:
-            cause = killed[1]
         if running is not None:
-            logger.warning(
-                "%s: %s in mini-batch %d, try %d",
-                process.name,
-                cause,
-                running.mini_batch.ordinal,
-                running.tries,
-            )
-            seconds = (time.monotonic_ns() - state.start_ns) / 1e9
-            kind = "RunInvocationTimeout" if cause.startswith("run()") else "ProcessDied"
-            error = {
-                "type": kind,
-                "message": cause,
-                "frame": None,
-                "traceback": "",
-                "log": process.files.stderr,
-            }
-            result = protocol.Result(
-                state.feed,
-                state.ordinal,
-                protocol.FAILED,
-                len(running.mini_batch.items),
-                *(0,) * 5,
-                seconds,
-                0.0,
-                error,
-            )
-            self._failed(process, running, result)
-            self.fruitless = 0
+            self._charge(process, running, state, killed.error if killed else ("ProcessDied", cause))
         else:
             self.fruitless += 1
-            self.last_failure = process.init_failure or (cause, process.files.stderr)
-            logger.warning(
-                "%s: %s %s",
-                process.name,
-                "idle," if process.ready else "init() failed,",
-                self.last_failure[0],
-            )
+            story = (killed.error[1] if killed else cause, process.files.stderr)
+            self.last_failure = process.init_failure or story
+            where = "idle," if process.ready else "init() failed,"
+            logger.warning("%s: %s %s", process.name, where, self.last_failure[0])
 
     def check_deadlines(self) -> None:
         """Kill the processes that are over the limit of the phase they are in."""
         now = time.monotonic_ns()
         for process in self.processes:
             state = process.page.read()
-            limit = self._limits_s.get(state.phase) if state else None
-            if state is None or limit is None or process.number in self._killed:
+            deadline = self._deadlines.get(state.phase) if state else None
+            if state is None or deadline is None or process.number in self._killed:
                 continue
-            if now - state.start_ns > limit * 1e9:
-                what = {page.RUN: "run()", page.INIT: "init()", page.SHUTDOWN: "shutdown()"}.get(state.phase)
-                name = {page.RUN: "run_invocation_timeout", page.INIT: "init_timeout"}.get(
-                    state.phase, "the limit"
-                )
-                what = what or f"the {page.PHASES[state.phase]} phase"
-                self._killed[process.number] = state, f"{what} took longer than {limit} s ({name})"
+            if now - state.start_ns > deadline.limit_s * 1e9:
+                message = f"{deadline.what} took longer than {deadline.limit_s} s ({deadline.name})"
+                self._killed[process.number] = _Kill(state.feed, (deadline.kind, message))
                 process.kill()
+
+    def _charge(self, process: Process, fed: Fed, state: page.PageState, error: tuple[str, str]) -> None:
+        """Count a try of the mini-batch during which its process died."""
+        kind, message = error
+        logger.warning(
+            "%s: %s in mini-batch %d, try %d", process.name, message, fed.mini_batch.ordinal, fed.tries
+        )
+        self.fruitless = 0
+        result = protocol.Result(
+            feed=state.feed,
+            ordinal=fed.mini_batch.ordinal,
+            status=protocol.FAILED,
+            items_in=len(fed.mini_batch.items),
+            items_ok=0,
+            rows_out=0,
+            offset=0,
+            length=0,
+            crc32=0,
+            seconds=(time.monotonic_ns() - state.start_ns) / 1e9,
+            cpu_seconds=0.0,
+            error={
+                "type": kind,
+                "message": message,
+                "frame": None,
+                "traceback": "",
+                "log": process.files.stderr,
+            },
+        )
+        self._failed(process, fed, result)
 
     def _window(self, process: Process) -> int:
         if process.seconds_mean is None:

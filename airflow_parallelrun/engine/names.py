@@ -11,6 +11,7 @@ from typing import NamedTuple
 PLAN = "plan.json"
 MINI_BATCHES = "mini_batches.parquet"
 CODE = "code.zip"
+PROBE = "probe"
 ATTEMPTS = "attempts"
 ENDS = "ends"
 PAGES = "pages"

@@ -55,8 +55,8 @@ def start_attempt(store: Store, node: int) -> Started:
     """Register this process as the next attempt of a node, in the round that is open now."""
     while True:
         round_ = sealed_rounds(store)
-        taken = [Attempt.parse(name) for name in store.names(names.ATTEMPTS) if name != "probe"]
-        attempt = Attempt(node, 1 + max((each.k for each in taken if each.node == node), default=0))
+        taken = [each.k for each in list_attempts(store) if each.node == node]
+        attempt = Attempt(node, 1 + max(taken, default=0))
         token = secrets.token_hex(8)
         record = {
             "format_version": FORMAT_VERSION,
@@ -73,13 +73,17 @@ def start_attempt(store: Store, node: int) -> Started:
             return Started(attempt, round_, token)
 
 
+def list_attempts(store: Store) -> list[Attempt]:
+    """Return every attempt that has started, sorted."""
+    return sorted(Attempt.parse(name) for name in store.names(names.ATTEMPTS))
+
+
 def attempts(store: Store) -> dict[Attempt, int]:
     """Return every attempt and its round, sorted."""
-    found = {}
-    for name in store.names(names.ATTEMPTS):
-        if name != "probe":
-            found[Attempt.parse(name)] = int(json.loads(store.read(f"{names.ATTEMPTS}/{name}"))["round"])
-    return dict(sorted(found.items()))
+    return {
+        attempt: int(json.loads(store.read(f"{names.ATTEMPTS}/{attempt}"))["round"])
+        for attempt in list_attempts(store)
+    }
 
 
 def sealed_rounds(store: Store) -> int:

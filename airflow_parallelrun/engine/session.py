@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # A node claims ahead what it needs for so long, as long as plenty is left for the others.
 CLAIM_AHEAD_S = 30.0
+# What waits in a node costs memory, and more than this is no faster.
+QUEUE_LIMIT = 10_000
 # Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
 CONTROL_INTERVAL_S = 2.0
 # Deadlines are whole seconds; looking at all pages this often costs nothing and is late by no more.
@@ -203,7 +205,7 @@ class Session:
         wanted = dispatcher.capacity()
         elapsed = time.monotonic() - (dispatcher.first_ready or time.monotonic())
         if elapsed > 1:
-            wanted = max(wanted, int(self._own.done / elapsed * CLAIM_AHEAD_S))
+            wanted = max(wanted, min(QUEUE_LIMIT, int(self._own.done / elapsed * CLAIM_AHEAD_S)))
         not_started = self._process_limit - len(dispatcher.processes)
         return max(not_started + dispatcher.idle, min(wanted, share))
 
@@ -258,7 +260,7 @@ class Session:
 
     def _collect(self) -> None:
         """Hand finished mini-batches to the committer, and count those that it has committed."""
-        self._commit(hurry=not self._dispatcher.queued)
+        self._commit(hurry=not self._dispatcher.outstanding)
         committed = self._committer.committed
         while committed:
             line = committed.popleft()

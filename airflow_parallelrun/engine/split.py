@@ -212,7 +212,7 @@ def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int) -> _Items:
 
 def _write(plan: Plan, items: _Items, snapshot: Snapshot) -> None:
     store = plan.store
-    probe = f"{names.ATTEMPTS}/probe"
+    probe = names.PROBE
     if not store.create_exclusive(probe, plan.plan_id.encode()) or store.create_exclusive(probe, b"second"):
         raise StorageError(
             plan.run_dir,

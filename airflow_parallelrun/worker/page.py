@@ -22,10 +22,11 @@ SIZE = 4096
 IDLE, INIT, LOAD, RUN, WRITE, SHUTDOWN = range(6)
 PHASES = ("idle", "init", "load", "run", "write", "shutdown")
 
-_SEQUENCE = struct.Struct("=q")
-_STATE = struct.Struct("=qqqq")
-_REVOKED = struct.Struct("=q")
-_REVOKED_AT = _SEQUENCE.size + _STATE.size
+_STATE = struct.Struct("@qqqq")
+_STATE_AT = 8
+
+# The words of the page.
+_SEQUENCE, _PHASE, _ORDINAL, _FEED, _START_NS, _REVOKED_BELOW = range(6)
 
 
 class PageState(NamedTuple):
@@ -39,7 +40,7 @@ class PageState(NamedTuple):
 
 def last_state(content: bytes | mmap.mmap) -> PageState:
     """Return what a page says whose process is dead."""
-    return PageState(*_STATE.unpack_from(content, _SEQUENCE.size))
+    return PageState(*_STATE.unpack_from(content, _STATE_AT))
 
 
 class Page:
@@ -47,30 +48,37 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
+        # Through such a view an integer is stored by one move. struct.pack_into clears the bytes first, and
+        # the other process reads the zeroes now and then.
+        self._words = memoryview(self._map).cast("q")
         # Releasing a lock is a full memory barrier: without one the processor may let the read of what
         # was revoked overtake the write of the feed number.
         self._barrier = threading.Lock()
 
     def close(self) -> None:
         """Unmap the page."""
+        self._words.release()
         self._map.close()
 
     def write(self, phase: int, ordinal: int = -1, feed: int = -1) -> None:
         """Record what starts now. Only one process writes: the node before the start, then the worker."""
-        page = self._map
-        sequence = _SEQUENCE.unpack_from(page)[0] | 1
-        _SEQUENCE.pack_into(page, 0, sequence)
-        _STATE.pack_into(page, _SEQUENCE.size, phase, ordinal, feed, time.monotonic_ns())
-        _SEQUENCE.pack_into(page, 0, sequence + 1)
+        words = self._words
+        sequence = words[_SEQUENCE] | 1
+        words[_SEQUENCE] = sequence
+        words[_PHASE] = phase
+        words[_ORDINAL] = ordinal
+        words[_FEED] = feed
+        words[_START_NS] = time.monotonic_ns()
+        words[_SEQUENCE] = sequence + 1
 
     def read(self) -> PageState | None:
         """Return a consistent state, or None when the worker was writing each time we looked."""
-        page = self._map
+        words = self._words
         for _ in range(100):
-            before = _SEQUENCE.unpack_from(page)[0]
-            state = _STATE.unpack_from(page, _SEQUENCE.size)
-            if not before & 1 and before == _SEQUENCE.unpack_from(page)[0]:
-                return PageState(*state)
+            before = words[_SEQUENCE]
+            state = PageState(words[_PHASE], words[_ORDINAL], words[_FEED], words[_START_NS])
+            if not before & 1 and before == words[_SEQUENCE]:
+                return state
         return None
 
     def last(self) -> PageState:
@@ -82,7 +90,7 @@ class Page:
 
         Written by the node.
         """
-        _REVOKED.pack_into(self._map, _REVOKED_AT, end)
+        self._words[_REVOKED_BELOW] = end
         with self._barrier:
             pass
 
@@ -90,4 +98,4 @@ class Page:
         """Tell whether the node took this one back. The worker asks after it wrote the feed number."""
         with self._barrier:
             pass
-        return bool(feed < _REVOKED.unpack_from(self._map, _REVOKED_AT)[0])
+        return bool(feed < self._words[_REVOKED_BELOW])
