@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The demo needs less than the tests; each set is installed once, and again when what it depends on changes.
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
@@ -57,9 +57,9 @@ $(TOOLS): $(PINS) | $(RUNTIME)
 .PHONY: python browser
 python:
 	@command -v $(PYTHON) > /dev/null || { \
-	  echo "$(PYTHON) is not there. Install Python 3.11 or later, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	  echo "$(PYTHON) is not there. Install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python 3.11 to 3.13 is needed (TensorFlow has no later build), $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
 	    "Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }

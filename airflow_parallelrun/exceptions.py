@@ -179,19 +179,20 @@ class EntryScriptContractError(EntryScriptError):
 
 
 class EntryScriptInitError(EntryScriptError):
-    """Raised when no process of a node got through init().
+    """Raised when process after process of a node died in init(), or before it got anything done.
 
     :param node: the node's index
-    :param failures: how many processes failed
-    :param last: the last failure in the user's own words, with its traceback where there is one
+    :param failures: how many processes in a row
+    :param last: the last failure in one line, in the user's own words
+    :param traceback: of the user's exception; empty without one
     :param log: the file that has everything
     """
 
-    def __init__(self, node: int, failures: int, last: str, log: str) -> None:
-        self.node, self.failures, self.last, self.log = node, failures, last, log
+    def __init__(self, node: int, failures: int, last: str, traceback: str, log: str) -> None:
+        self.node, self.failures, self.last, self.traceback, self.log = node, failures, last, traceback, log
         super().__init__(
-            f"init() failed in {failures} processes of node {node} and never succeeded there; "
-            f"the last failure: {last}\nFull log: {log}"
+            f"{failures} processes of node {node} in a row died in init() or before they got anything done; "
+            f"the last one: {last}\n{traceback}Full log: {log}"
         )
 
 

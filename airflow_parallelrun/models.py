@@ -217,12 +217,12 @@ def models_root() -> str:
     """
     for variable in _ROOT_VARIABLES:
         if os.environ.get(variable, "").strip():
-            return _absolute(os.environ[variable])
+            return absolute_folder(os.environ[variable])
     home = os.environ.get("AIRFLOW_HOME") or "~/airflow"
-    file = _absolute(os.environ.get("AIRFLOW_CONFIG") or os.path.join(home, "airflow.cfg"))
+    file = absolute_folder(os.environ.get("AIRFLOW_CONFIG") or os.path.join(home, "airflow.cfg"))
     configured = _from_airflow(file)
     if configured:
-        return _absolute(configured)
+        return absolute_folder(configured)
     raise ConfigurationError(
         f"no model registry is configured. Looked at: {', '.join(_ROOT_VARIABLES)} in the environment, and "
         f"[parallelrun] models_root in {file!r}. Set one of them to a folder."
@@ -239,8 +239,9 @@ def _from_airflow(file: str) -> str:
     return parser.get("parallelrun", "models_root", fallback="").strip()
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expandvars(Path(path.strip()).expanduser()))
+def absolute_folder(path: str) -> str:
+    """Return a configured folder with ``~`` and variables resolved."""
+    return os.path.abspath(os.path.expandvars(os.path.expanduser(path.strip())))
 
 
 def _entries(folder: str) -> list[str]:

@@ -137,7 +137,7 @@ class Demo:
         client = self.airflow.client
         run_id = client.trigger(DAG_ID, conf, run_id=f"demo_{datetime.now(UTC):%Y%m%dT%H%M%S}_{name}")
         try:
-            outcome = follow(client, DAG_ID, run_id, STEP, display_for(self.console))
+            outcome = follow(self.airflow, DAG_ID, run_id, STEP, display_for(self.console))
         except BaseException:
             # Otherwise the next start of Airflow would carry on with it.
             with suppress(httpx.HTTPError, AirflowApiError):

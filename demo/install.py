@@ -43,9 +43,10 @@ def main(folder: str, *extras: str) -> int:
     target = Path(folder).resolve()
     python, uv = target / "bin" / "python", target / "bin" / "uv"
     try:
-        if not python.exists():
-            _step("create .venv", lambda: venv.create(target, with_pip=True))
-        if not uv.exists():
+        # Without pip it is what an interrupted set-up left.
+        if not (python.exists() and (target / "bin" / "pip").exists()):
+            _step("create .venv", lambda: venv.create(target, symlinks=True, with_pip=True))
+        if not uv.exists() or _version(uv) != UV.partition("==")[2]:
             _step(f"fetch {UV}", lambda: _run([str(python), "-m", "pip", "install", "--quiet", UV]))
         install = [str(uv), "pip", "install", "--python", str(python), "--compile-bytecode"]
         install += ["-c", "constraints.txt", "-e", f".[{','.join(extras)}]"]
@@ -55,6 +56,12 @@ def main(folder: str, *extras: str) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _version(uv: Path) -> str:
+    return subprocess.run([str(uv), "--version"], capture_output=True, text=True, check=True).stdout.split()[
+        1
+    ]
 
 
 def pip_settings(python: Path) -> dict[str, str]:

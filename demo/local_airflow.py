@@ -143,6 +143,16 @@ class LocalAirflow:
         for dag_id in dag_ids:
             self._wait(partial(self._listed, dag_id, since), f"DAG {dag_id} is not listed", deadline)
 
+    def check_alive(self) -> None:
+        """Make sure that every component still runs.
+
+        :raises LocalAirflowError: with the end of its log, when one has ended.
+        """
+        for component in self._components.listed():
+            if not component.is_alive():
+                log = self._components.log(component.name)
+                raise LocalAirflowError(f"Airflow's {component.name} ended.\n{_tail(log)}")
+
     def stop(self) -> bool:
         """Stop all components and everything they started; return whether anything was running."""
         if self._client is not None:
@@ -240,10 +250,7 @@ class LocalAirflow:
 
     def _wait(self, ready: Callable[[], bool], complaint: str, deadline: float) -> None:
         while not ready():
-            for component in self._components.listed():
-                if not component.is_alive():
-                    log = self._components.log(component.name)
-                    raise LocalAirflowError(f"Airflow's {component.name} ended.\n{_tail(log)}")
+            self.check_alive()
             if time.monotonic() > deadline:
                 raise LocalAirflowError(f"{complaint} in time; look into {self._components.logs}.")
             time.sleep(0.25)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from demo.airflow_client import AirflowClient
+    from demo.local_airflow import LocalAirflow
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_LINES = 3.0
@@ -81,14 +82,16 @@ class Display(Protocol):
         """Show what was left for later."""
 
 
-def follow(client: AirflowClient, dag_id: str, run_id: str, step: str, display: Display) -> Outcome:
+def follow(airflow: LocalAirflow, dag_id: str, run_id: str, step: str, display: Display) -> Outcome:
     """Show the run's progress until it ends.
 
     :param step: the task id of the ParallelRunOperator.
+    :raises LocalAirflowError: when a part of Airflow has ended, so that the run would never end
     """
     try:
         while True:
-            outcome = _look(client, dag_id, run_id, step)
+            airflow.check_alive()
+            outcome = _look(airflow.client, dag_id, run_id, step)
             display.show(_phase(outcome, step), outcome.totals)
             if outcome.run["state"] in FINISHED_STATES:
                 return outcome
@@ -121,7 +124,7 @@ def _phase(outcome: Outcome, step: str) -> str:
 
 def display_for(console: Console) -> Display:
     """Return a bar on a terminal, else lines."""
-    return _Bar(console) if console.is_terminal else _Lines(console)
+    return _Bar(console) if console.is_terminal and not console.is_dumb_terminal else _Lines(console)
 
 
 def _line(phase: str, totals: Totals) -> str:

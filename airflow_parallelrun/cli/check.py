@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_parallelrun.exceptions import (
     EntryScriptContractError,
     NotSupportedError,
-    ParallelRunError,
 )
 
 from .command import FAILED, INTERRUPTED
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.worker.runtime import EntryScript, Settings
+    from airflow_parallelrun.worker.shims import Ask
 
 DESCRIPTION = """\
 Calls the script's init(), run() with the first mini-batch of the first input, and shutdown(), all in this
@@ -52,7 +53,7 @@ def main(given: Sequence[str]) -> int:
     _refuse_other_interpreter(config.environment.python)
     items = _first_items(parsed, config)
     models_root = models_root_of(parsed.models_root)
-    ask = _Answers(models_root)
+    ask = partial(_ask, models_root)
     scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
     _become_a_worker(config, scratch, models_root)
     try:
@@ -64,12 +65,13 @@ def main(given: Sequence[str]) -> int:
             shutil.rmtree(scratch)
 
 
-def _check(settings: Settings, ask: _Answers, config: ParallelRunConfig, items: list[Any]) -> int:
+def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, items: list[Any]) -> int:
     from airflow_parallelrun.worker import logs
     from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
     from airflow_parallelrun.worker.runtime import EntryScript, unchanged
 
     logging.basicConfig(level=config.logging_level, format=logs.FORMAT)
+    os.chdir(settings.source_directory)
     try:
         script = EntryScript(settings, ask)
         _timed("init()", script.load)
@@ -118,21 +120,14 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: st
     )
 
 
-class _Answers:
-    """What a node answers its worker processes."""
+def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> Any:
+    """Answer as a node does, and fail as a worker process does."""
+    from airflow_parallelrun.engine.questions import answer
 
-    def __init__(self, models_root: str | None) -> None:
-        self._models_root = models_root
-
-    def __call__(self, _subject: str, arguments: dict[str, Any]) -> str:
-        from airflow_parallelrun.models import ModelRegistry
-
-        if self._models_root is None:
-            raise LookupError("no model registry is configured: give --models-root")
-        try:
-            return str(ModelRegistry(self._models_root).path(arguments["name"], arguments["version"]))
-        except ParallelRunError as error:
-            raise LookupError(str(error)) from error
+    ok, value = answer(models_root, subject, arguments)
+    if not ok:
+        raise LookupError(value)
+    return value
 
 
 def _first_items(parsed: argparse.Namespace, config: ParallelRunConfig) -> list[list[Any]]:

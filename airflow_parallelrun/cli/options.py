@@ -10,7 +10,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    EntryScriptNotFoundError,
+    InvalidValueError,
+    NotSupportedError,
+)
 
 from .parser import CommandParser, name_and_value, number, split_script_arguments, whole_number
 
@@ -45,6 +50,8 @@ class FieldOption:
     repeated: bool = False
 
 
+THIS_MACHINE = "local"
+
 FIELD_OPTIONS: dict[str, FieldOption] = {
     "environment": FieldOption(
         "interpreter that runs the entry script (default: the one of this command)", "PATH", option="--python"
@@ -54,6 +61,9 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     ),
     "output_action": FieldOption(
         "append_row: rows into one file; summary_only: the script writes its own output", "ACTION"
+    ),
+    "compute_target": FieldOption(
+        f"where it runs; this command knows {THIS_MACHINE!r} only, pools are Airflow's", "TARGET"
     ),
     "node_count": FieldOption("nodes, each a process of its own that feeds its workers", parse=whole_number),
     "process_count_per_node": FieldOption(
@@ -165,6 +175,10 @@ def config_of(parsed: argparse.Namespace) -> ParallelRunConfig:
     names = {field.name for field in dataclasses.fields(ParallelRunConfig)}
     given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
     source, script = _source_and_script(parsed.entry_script, parsed.source_directory)
+    if given.get("compute_target", THIS_MACHINE) != THIS_MACHINE:
+        raise NotSupportedError(
+            f"--compute-target {given['compute_target']!r}", "Leave it out; to run in a pool, use Airflow."
+        )
     given |= {"source_directory": source, "entry_script": script, "compute_target": ComputeTarget()}
     given["environment"] = Environment(python=_interpreter(parsed.environment))
     if "environment_variables" in given:
@@ -176,6 +190,8 @@ def _source_and_script(entry_script: str, source_directory: str | None) -> tuple
     # Not resolved: a link is run under the name that was typed.
     script = Path(os.path.abspath(entry_script))
     if source_directory is None:
+        if not script.parent.is_dir():
+            raise EntryScriptNotFoundError(script.name, str(script.parent))
         return str(script.parent), script.name
     source = os.path.abspath(source_directory)
     if not script.is_relative_to(source):

@@ -41,6 +41,8 @@ class CommandParser(argparse.ArgumentParser):
                 # Before argparse, which would complain first that the misspelt option is missing.
                 raise UnknownNameError("option", name, known)
         parsed, surplus = self.parse_known_args(tokens)
+        if surplus and surplus[0].startswith("-"):
+            raise UnknownNameError("option", surplus[0], known)
         if surplus:
             self.error(f"unexpected argument {surplus[0]!r}: a glob needs quotes")
         return parsed

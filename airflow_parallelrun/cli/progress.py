@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -141,8 +142,9 @@ class Bar:
 
 
 def display_for(total: int, stream: TextIO) -> Display:
-    """A bar if *stream* is a terminal, else lines."""
-    return Bar(total, stream) if stream.isatty() else Lines(stream)
+    """A bar if *stream* is a terminal that can move its cursor, else lines."""
+    movable = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return Bar(total, stream) if movable else Lines(stream)
 
 
 def _rate(value: float) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import ownership
 from airflow_parallelrun.engine.ledger import Ledger, Segments
-from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
@@ -26,38 +25,26 @@ def assemble(plan: Plan, ledger: Ledger, name: str) -> str:
     :raises StorageError: when it cannot be written
     """
     assert plan.output is not None
-    temporary = ownership.temporary(plan.output, name)
-    try:
-        with open(temporary, "xb", buffering=0) as file:
-            _write(file.fileno(), Segments(plan.store), ledger)
-            os.fsync(file.fileno())
-        return ownership.publish(plan.output, name, temporary)
-    except OSError as error:
-        raise StorageError(os.path.join(plan.output, name), error.strerror or str(error)) from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    with ownership.publishing(plan.output, name) as file:
+        _write(file.fileno(), Segments(plan.store), ledger)
+    return os.path.join(plan.output, name)
 
 
 def _write(fd: int, segments: Segments, ledger: Ledger) -> None:
-    gathered: list[memoryview] = []
-    size = 0
+    gathered = bytearray()
     for span in ledger.spans():
         view = segments.read(span)
+        if len(view) < _GATHER_BYTES:
+            gathered += view
+        if len(view) >= _GATHER_BYTES or len(gathered) >= _GATHER_BYTES:
+            _write_all(fd, gathered)
+            gathered = bytearray()
         if len(view) >= _GATHER_BYTES:
-            _write_all(fd, b"".join(gathered))
             _write_all(fd, view)
-            gathered, size = [], 0
-            continue
-        gathered.append(view)
-        size += len(view)
-        if size >= _GATHER_BYTES:
-            _write_all(fd, b"".join(gathered))
-            gathered, size = [], 0
-    _write_all(fd, b"".join(gathered))
+    _write_all(fd, gathered)
 
 
-def _write_all(fd: int, data: bytes | memoryview) -> None:
+def _write_all(fd: int, data: bytearray | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The committer: a node's one thread that makes rows and journal lines durable, in that order.
 
-The dispatch thread hands over finished mini-batches and never waits for a disk. They are reported back as
+The dispatch thread hands over finished mini-batches and does not wait. They are reported back as
 committed once their segment and their journal line would survive a power cut.
 """
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # A commit costs two disk flushes, some milliseconds; once a second that is lost in the noise.
 INTERVAL_S = 1.0
 WRITE_TRIES = 6
+BACKOFF_S = 1.0
 
 
 class Committer:
@@ -69,17 +70,22 @@ class Committer:
             self._hurry |= hurry
             self._changed.notify_all()
 
-    def flush(self) -> None:
+    def flush(self, limit_s: float | None = None) -> None:
         """Return when everything that was handed over is durable.
 
-        :raises StorageError: when it cannot be made so
+        :param limit_s: how long to wait at most; default as long as it takes
+        :raises StorageError: when it cannot be made so, or not in time
         """
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._failure or not (self._pending or self._busy))
+            done = self._changed.wait_for(
+                lambda: self._failure or not (self._pending or self._busy), timeout=limit_s
+            )
             self._hurry = False
         self.check()
+        if not done:
+            raise StorageError(self._path, f"is not durable after {limit_s} s")
 
     def check(self) -> None:
         """Raise what stopped the thread, if something did.
@@ -111,8 +117,8 @@ class Committer:
                 self._busy, self._hurry = True, False
             try:
                 self._commit(lines)
-            except OSError as error:
-                self._failure = StorageError(self._path, error.strerror or str(error))
+            except Exception as error:  # noqa: BLE001 - whatever ends this thread must reach who waits for it
+                self._failure = StorageError(self._path, str(error))
             last = time.monotonic()
             with self._changed:
                 self._busy = False
@@ -133,7 +139,9 @@ class Committer:
                 if attempt == WRITE_TRIES - 1:
                     raise
                 logger.warning("cannot commit to %s, will try again: %s", self._path, error)
-                time.sleep(2**attempt)
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._closed, timeout=BACKOFF_S * 2**attempt):
+                        raise
             else:
                 break
         self._end += len(data)

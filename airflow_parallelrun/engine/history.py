@@ -12,7 +12,7 @@ from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.journal import Line, read_journal
 from airflow_parallelrun.engine.ledger import Ledger
 from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.rounds import read_seal
+from airflow_parallelrun.engine.rounds import attempts, read_seal
 from airflow_parallelrun.worker import page
 
 if TYPE_CHECKING:
@@ -96,9 +96,13 @@ def _read_own_journals(plan: Plan, started: Started, history: History) -> None:
 
 def _read_own_pages(plan: Plan, started: Started, history: History) -> None:
     ended = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
+    lost = {
+        attempt
+        for attempt, round_ in attempts(plan.store).items()
+        if attempt.node == started.attempt.node and attempt != started.attempt and round_ == started.round
+    } - ended
     for name in plan.store.names(names.PAGES):
-        attempt = Attempt.parse(name)
-        if attempt.node != started.attempt.node or attempt == started.attempt or attempt in ended:
+        if Attempt.parse(name) not in lost:
             continue
         with plan.store.open(f"{names.PAGES}/{name}") as file:
             content = file.read(page.SIZE)

@@ -8,7 +8,7 @@ A last line without its newline is torn and does not count.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
@@ -116,24 +116,36 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
     :raises StorageError: when it belongs to another plan, or a line that is whole is not readable
     """
     with store.open(name) as file:
-        data = file.read(length)
-    lines = data.split(b"\n")[:-1]
-    if not lines:
-        return
-    try:
-        first = json.loads(lines[0])
-        if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
-            raise StorageError(
-                store.path(name), f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}"
-            )
-        attempt, round_ = Attempt.parse(first["attempt"]), int(first["round"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(store.path(name), f"its first line is damaged: {error}") from error
-    for number, text in enumerate(lines[1:], 2):
+        lines = _whole_lines(file, length)
         try:
-            values = json.loads(text)
-            values["extents"] = [Extent(*extent) for extent in values["extents"]]
-            line = Line(**values)
-        except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(store.path(name), f"line {number} is damaged: {error}") from error
-        yield Record(attempt, round_, line)
+            attempt, round_ = _read_header(next(lines), store.path(name), plan_id)
+        except StopIteration:
+            return
+        for number, text in enumerate(lines, 2):
+            try:
+                values = json.loads(text)
+                values["extents"] = [Extent(*extent) for extent in values["extents"]]
+                line = Line(**values)
+            except (ValueError, TypeError, KeyError) as error:
+                raise StorageError(store.path(name), f"line {number} is damaged: {error}") from error
+            yield Record(attempt, round_, line)
+
+
+def _whole_lines(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """Yield the lines that end within a length."""
+    end = 0
+    for line in file:
+        end += len(line)
+        if end > length or not line.endswith(b"\n"):
+            return
+        yield line
+
+
+def _read_header(line: bytes, path: str, plan_id: str) -> tuple[Attempt, int]:
+    try:
+        first = json.loads(line)
+        if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
+            raise StorageError(path, f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}")
+        return Attempt.parse(first["attempt"]), int(first["round"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(path, f"its first line is damaged: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import zlib
 from array import array
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
     from airflow_parallelrun.engine.store import Store
+
+# Each mapping holds a descriptor, of which a process may have 1,024.
+SEGMENTS_MAPPED = 100
 
 UNPROCESSED, FAILED, SHORT, SUCCEEDED = range(4)
 
@@ -63,14 +67,14 @@ class Span(NamedTuple):
 
 
 class Segments:
-    """The segments of a run, mapped for reading.
+    """The segments of a run, mapped for reading; the last few that were asked for stay mapped.
 
     Known limitation: a mapped segment that shrinks while it is read kills the process; nobody cuts one.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._maps: dict[str, memoryview | None] = {}
+        self._maps: OrderedDict[str, memoryview | None] = OrderedDict()
 
     def view(self, extent: Extent) -> memoryview | None:
         """Return the bytes of an extent if they are what was journalled; None when they are not."""
@@ -93,6 +97,9 @@ class Segments:
                     self._maps[name] = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
             except (FileNotFoundError, ValueError):  # gone, or empty, which cannot be mapped
                 self._maps[name] = None
+            if len(self._maps) > SEGMENTS_MAPPED:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(name)
         return self._maps[name]
 
 
@@ -229,4 +236,4 @@ class Ledger:
 
 def _rank(attempt: Attempt, place: int) -> int:
     """Return one number that sorts as (k, node, place)."""
-    return (attempt.k << 48) | (attempt.node << 36) | place
+    return (attempt.k << 44) | (attempt.node << 28) | place

@@ -32,6 +32,7 @@ class _Tail:
     label: str
     level: int
     offset: int = 0
+    ended: bool = False
 
 
 class LogForwarder:
@@ -56,6 +57,11 @@ class LogForwarder:
             _Tail(files.entry_script, process.name, logging.INFO),
         ]
 
+    def leave(self, process: Process) -> None:
+        """Show the rest of what a process wrote that is gone, and follow it no more."""
+        for tail in self._tails:
+            tail.ended |= tail.path in vars(process.files).values()
+
     def close(self) -> None:
         """Show what is left, and end the thread."""
         self._over.set()
@@ -68,13 +74,16 @@ class LogForwarder:
 
     def _forward(self, last: bool) -> None:
         for tail in list(self._tails):
+            if ended := tail.ended:
+                self._tails.remove(tail)
             try:
-                lines = _read(tail, last)
+                lines = _read(tail, last or ended)
             except FileNotFoundError:  # the EntryScript log is made when it is first used
                 continue
             except OSError as error:
                 logger.warning("[%s] %s cannot be read: %s", tail.label, tail.path, error)
-                self._tails.remove(tail)
+                if not ended:
+                    self._tails.remove(tail)
                 continue
             for line in lines:
                 match = _LOGGED.match(line)

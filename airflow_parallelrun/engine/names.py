@@ -24,7 +24,7 @@ class Attempt(NamedTuple):
     """A started node process.
 
     :param node: the node's index, from 0
-    :param k: the how manieth start of that node in this run directory, from 1
+    :param k: which start of that node in this run directory this is, from 1
     """
 
     node: int

@@ -59,7 +59,7 @@ class Node:
         self._wakeup.request_stop()
 
     def run(self) -> NodeResult:
-        """Work until nothing is left to claim; call it from the main thread, with which processes die.
+        """Work until nothing is left to claim; once, and from the main thread, with which processes die.
 
         :raises EntryScriptInitError: when no process gets through init()
         :raises EntryScriptContractError: when the script cannot be used
@@ -78,6 +78,7 @@ class Node:
         else:
             session.close(session.outcome, session.message)
         finally:
+            self._wakeup.close()
             if reporter:
                 reporter.close()
         return NodeResult(session.outcome, session.message, session.progress())

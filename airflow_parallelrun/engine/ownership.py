@@ -13,13 +13,13 @@ import contextlib
 import json
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_parallelrun.engine.store import Store, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 FOLDER = ".parallelrun"
 RESULT = "job_result.json"
@@ -67,9 +67,9 @@ def take(output: str, owner: str, results: Sequence[str]) -> None:
     retract(output, RESULT)
 
 
-def temporary(output: str, name: str) -> str:
+def temporary(output: str) -> str:
     """Return a new name in the output's own directory, for a result that is being written."""
-    return os.path.join(output, f"{_TEMPORARY}{name}-{secrets.token_hex(8)}")
+    return os.path.join(output, f"{_TEMPORARY}{secrets.token_hex(8)}")
 
 
 def publish(output: str, name: str, written: str) -> str:
@@ -90,6 +90,27 @@ def publish(output: str, name: str, written: str) -> str:
         os.unlink(written)
     sync_folder(output)
     return target
+
+
+@contextlib.contextmanager
+def publishing(output: str, name: str) -> Iterator[BinaryIO]:
+    """Give a new file to write a result to, and publish it when the block ends without an error.
+
+    :raises OutputExistsError: when a file of another origin has that name
+    :raises StorageError: when it cannot be written
+    """
+    written = temporary(output)
+    try:
+        with open(written, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        publish(output, name, written)
+    except OSError as error:
+        raise StorageError(os.path.join(output, name), error.strerror or str(error)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(written)
 
 
 def retract(output: str, name: str) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import selectors
 import shutil
 import signal
 import socket
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, StorageError
 from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 
 if TYPE_CHECKING:
@@ -66,6 +69,19 @@ class Fed(NamedTuple):
     tries: int
 
 
+class Failure(NamedTuple):
+    """Why a process is gone.
+
+    :param text: in one line; the script's own exception where there is one
+    :param traceback: of that exception; else empty
+    :param log: the file that has everything
+    """
+
+    text: str
+    traceback: str
+    log: str
+
+
 @dataclass(frozen=True)
 class ProcessFiles:
     """The log files of one process, laid out as the original does."""
@@ -91,7 +107,7 @@ class Process:
         self.ready = False
         self.stopping = False
         self.bye = False
-        self.init_failure: tuple[str, str] | None = None  # in the script's own words, and the log
+        self.init_failure: Failure | None = None
         self.seconds_mean: float | None = None
         self.in_flight: dict[int, Fed] = {}
         self._next_feed = 0
@@ -101,6 +117,8 @@ class Process:
 
     def _start(self, plan: Plan, started: Started, code: str) -> None:
         store = plan.store
+        for path in (self.files.stdout, self.files.stderr):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
         segment_fd = store.create_growing(self.segment)
         page_fd = store.create_growing(f"{names.PAGES}/{started.attempt}-{self.number}")
         os.ftruncate(page_fd, page.SIZE)
@@ -108,26 +126,30 @@ class Process:
         self.page.write(page.INIT)
         self.channel, theirs = socket.socketpair()
         self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        for path in (self.files.stdout, self.files.stderr):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
         fds = (theirs.fileno(), page_fd, segment_fd)
         script = bootstrap.__file__
         python = plan.config.environment.python or sys.executable
-        with open(self.files.stdout, "ab") as out, open(self.files.stderr, "ab") as err:
-            self._popen = subprocess.Popen(
-                [python, script, *map(str, fds), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                pass_fds=fds,
-                cwd=code,
-                env=self._environment(plan),
-                start_new_session=True,
-            )
+        try:
+            with open(self.files.stdout, "ab") as out, open(self.files.stderr, "ab") as err:
+                self._popen = subprocess.Popen(
+                    [python, script, *map(str, fds), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    pass_fds=fds,
+                    cwd=code,
+                    env=self._environment(plan),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self.channel.close()
+            self.page.close()
+            raise _cannot_start(python, error) from error
+        finally:
+            theirs.close()
+            os.close(page_fd)
+            os.close(segment_fd)
         self.pid = self._popen.pid
-        theirs.close()
-        os.close(page_fd)
-        os.close(segment_fd)
         self.channel.setblocking(False)
         self._send(["start", self._settings(plan, code)])
 
@@ -195,6 +217,12 @@ class Process:
         except ConnectionResetError:
             return None
         return self._lines.feed(data) if data else None
+
+    def has_spoken(self, seconds: float = 0.0) -> bool:
+        """Tell whether there is something to receive, and wait so long for it."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.channel, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     @property
     def wants_to_send(self) -> bool:
@@ -276,6 +304,15 @@ class Guardian:
             self._popen.kill()
             self._popen.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _cannot_start(python: str, error: OSError) -> ParallelRunError:
+    """Return what it means that a process could not be started: a wrong interpreter, or a tired machine."""
+    if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+        return ConfigurationError(
+            f"environment.python {python!r} cannot be started on this machine: {error.strerror}."
+        )
+    return StorageError(error.filename or python, error.strerror or str(error))
 
 
 def worker_environment(config: ParallelRunConfig, output: str, models_root: str | None) -> dict[str, str]:

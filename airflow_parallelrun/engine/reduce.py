@@ -13,20 +13,18 @@ from airflow_parallelrun.engine import budget, names, ownership, report
 from airflow_parallelrun.engine.assembly import assemble
 from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.ledger import UNPROCESSED, Counts, Ledger
+from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.report import JobResult
 from airflow_parallelrun.engine.rounds import attempts, seal
 from airflow_parallelrun.exceptions import (
     NothingToAppendError,
-    StorageError,
     ThresholdExceededError,
     UnprocessedError,
     VerdictError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
 
@@ -63,8 +61,9 @@ def reduce(run_dir: str) -> JobResult:
 def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float) -> JobResult:
     """Publish what the verdict calls for, and take back what an earlier one left that it does not."""
     if ledger.has_problems:
-        lines = report.failed_item_lines(plan, ledger.problems())
-        result = replace(result, failed_items_file=_publish(output, ownership.FAILED_ITEMS, lines))
+        with ownership.publishing(output, ownership.FAILED_ITEMS) as file:
+            file.writelines(report.failed_item_lines(plan, ledger.problems()))
+        result = replace(result, failed_items_file=os.path.join(output, ownership.FAILED_ITEMS))
     else:
         ownership.retract(output, ownership.FAILED_ITEMS)
     name = plan.config.append_row_file_name
@@ -74,7 +73,8 @@ def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, sta
         else:
             result = replace(result, output_file=assemble(plan, ledger, name))
     result.durations["reduce_s"] = round(time.monotonic() - started, 3)
-    _publish(output, ownership.RESULT, [result.to_json()])
+    with ownership.publishing(output, ownership.RESULT) as file:
+        file.write(result.to_json())
     return result
 
 
@@ -105,7 +105,7 @@ def _judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None
         return ThresholdExceededError(breaches, _story(result))
     if counts.unprocessed:
         ordinals = list(ledger.ordinals(UNPROCESSED))
-        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan))
+        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan, result.round))
     if plan.append_row and counts.rows == 0:
         return NothingToAppendError(_why_nothing(counts, result))
     return None
@@ -135,24 +135,22 @@ def _why_nothing(counts: Counts, result: JobResult) -> str:
     )
 
 
-def _why_unprocessed(plan: Plan) -> str:
-    """Return how the nodes ended that left work behind."""
-    ends = []
-    for name in plan.store.names(names.ENDS):
-        end = json.loads(plan.store.read(f"{names.ENDS}/{name}"))
+def _why_unprocessed(plan: Plan, round_: int) -> str:
+    """Return how the last attempt of each node in the round ended, where that left work behind."""
+    last = {attempt.node: attempt for attempt, of in attempts(plan.store).items() if of == round_}
+    ends = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
+    told = []
+    for attempt in last.values():
+        if attempt not in ends:
+            told.append(f"node {attempt} was lost without a word (killed, or its machine went away)")
+            continue
+        end = json.loads(plan.store.read(f"{names.ENDS}/{attempt}"))
         if end["outcome"] != "finished":
-            ends.append(f"node {name} {end['outcome']}: {end['message']}")
-    ended = set(plan.store.names(names.ENDS))
-    lost = [str(attempt) for attempt in attempts(plan.store) if str(attempt) not in ended]
-    if lost:
-        ends.append(
-            f"node {', '.join(lost[-_SHOWN:])} was lost without a word (killed, or its machine went away)"
-        )
-    if not ends:
-        ends = ["no node was started"]
+            told.append(f"node {attempt} {end['outcome']}: {end['message']}".rstrip("."))
+    story = "; ".join(told[:_SHOWN]) or "no node was started"
     return (
-        f"{'; '.join(ends[-_SHOWN:]).rstrip('.')}. To go on, clear the failed nodes (the run tasks) together "
-        f"with reduce; what is done is not done again. Logs: {plan.logs}"
+        f"{story}. To go on, clear the failed nodes (the run tasks) together with reduce; "
+        f"what is done is not done again. Logs: {plan.logs}"
     )
 
 
@@ -163,18 +161,3 @@ def _node_durations(plan: Plan) -> dict[str, float]:
         init = max(init, end["first_init_s"] or 0.0)
         run += end["run_seconds"]
     return {"first_init_s": init, "run_s": round(run, 3)}
-
-
-def _publish(output: str, name: str, chunks: Iterable[bytes]) -> str:
-    temporary = ownership.temporary(output, name)
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        return ownership.publish(output, name, temporary)
-    except OSError as error:
-        raise StorageError(os.path.join(output, name), error.strerror or str(error)) from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)

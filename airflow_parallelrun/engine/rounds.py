@@ -103,6 +103,8 @@ def seal(store: Store) -> Seal:
     if round_ and round_ not in attempts(store).values():
         return read_seal(store, round_ - 1)
     journals = [[f"{names.JOURNAL}/{entry.name}", entry.size] for entry in store.entries(names.JOURNAL)]
+    for name, _ in journals:
+        store.sync(str(name))  # of a node that is alive the last lines may not be durable yet
     record = {
         "format_version": FORMAT_VERSION,
         "round": round_,

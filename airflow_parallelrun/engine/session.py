@@ -2,7 +2,7 @@
 """A node's session: its loop over claims, processes, results and deadlines.
 
 One thread dispatches; one commits; one shows the logs and one the progress. Only the dispatch thread talks
-to the processes, and it never waits for a disk.
+to the processes, and it never waits for a commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import selectors
 import tempfile
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names
 from airflow_parallelrun.engine.budget import Failures
@@ -29,15 +30,10 @@ from airflow_parallelrun.engine.log_forwarder import LogForwarder
 from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
 from airflow_parallelrun.engine.pool import Guardian, Process
 from airflow_parallelrun.engine.progress import Progress
+from airflow_parallelrun.engine.questions import answer
 from airflow_parallelrun.engine.rounds import start_attempt
 from airflow_parallelrun.engine.snapshot import unpack
-from airflow_parallelrun.exceptions import (
-    EntryScriptInitError,
-    InterruptedRunError,
-    ModelNotFoundError,
-    NotSupportedError,
-)
-from airflow_parallelrun.models import ModelRegistry
+from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
@@ -59,6 +55,8 @@ POISON_DEATHS = 3
 INIT_FAILURES_PER_PROCESS = 3
 # Time for results that are on their way when the node is asked to stop.
 GRACE_S = 0.2
+# A disk may take so long to make the last results durable: Airflow kills the task 5 s after its request.
+STOP_FLUSH_S = 2.0
 
 
 class Session:
@@ -82,7 +80,7 @@ class Session:
         self.outcome, self.message = "finished", ""
         self._claims = Claims(plan, self._started, self._history.chunks(plan))
         self._control = Control(self._store, self._started)
-        self._dispatcher = Dispatcher(plan, self._answer)
+        self._dispatcher = Dispatcher(plan, partial(answer, plan.models_root))
         self._table: ItemTable | None = None
         self._process_limit = plan.config.processes_per_node
         self._process_count = 0
@@ -96,10 +94,16 @@ class Session:
         attempt = self._started.attempt
         self._selector = opened.enter_context(selectors.DefaultSelector())
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
-        self._folder = tempfile.mkdtemp(prefix="parallelrun-")
+        try:
+            self._folder = tempfile.mkdtemp(prefix="parallelrun-")
+        except OSError as error:
+            raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
         self._tag = secrets.token_hex(8)
         opened.callback(Guardian(self._tag, self._folder).close)
-        unpack(self._store.read(names.CODE), self._folder)
+        try:
+            unpack(self._store.read(names.CODE), self._folder)
+        except OSError as error:
+            raise StorageError(self._folder, error.strerror or str(error)) from error
         self._logs = LogForwarder(self._plan.config.logging_level)
         opened.callback(self._logs.close)
         journal = f"{names.JOURNAL}/{attempt}-0.jsonl"
@@ -153,7 +157,7 @@ class Session:
         self._dispatcher.processes.clear()
         with self._opened:
             self._commit(hurry=True)
-            self._committer.flush()
+            self._committer.flush(STOP_FLUSH_S if self._wakeup.stop_requested else None)
             self._store.put(f"{names.ENDS}/{self._started.attempt}", self._end_record(outcome, message))
 
     def progress(self) -> Progress:
@@ -229,8 +233,11 @@ class Session:
         dispatcher = self._dispatcher
         unclaimed = self._claims.free
         if dispatcher.fruitless >= INIT_FAILURES_PER_PROCESS * self._process_limit:
-            text, log = dispatcher.last_failure
-            raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, text, log)
+            if any(process.ready for process in dispatcher.processes):
+                return  # what it gets done decides whether others are worth another start
+            failure = dispatcher.last_failure
+            assert failure is not None
+            raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, *failure)
         wanted = min(self._process_limit, max(expected, dispatcher.outstanding) + unclaimed)
         while len(dispatcher.processes) < wanted:
             process = Process(self._plan, self._started, self._process_count, self._folder, self._tag)
@@ -252,11 +259,24 @@ class Session:
             if events & selectors.EVENT_WRITE:
                 process.send_rest()
             if events & selectors.EVENT_READ and not self._dispatcher.receive(process):
-                self._selector.unregister(process.channel)
-                self._dispatcher.bury(process)
+                self._bury(process)
         self._state = "running" if self._dispatcher.first_ready else self._state
         if self._wakeup.stop_requested:
             self._interrupt()
+
+    def _bury(self, process: Process) -> None:
+        self._selector.unregister(process.channel)
+        self._logs.leave(process)
+        self._dispatcher.bury(process)
+
+    def _check_processes(self) -> None:
+        """Kill what is over its limit; and find the dead whose socket a child of theirs keeps open."""
+        self._dispatcher.check_deadlines()
+        for process in list(self._dispatcher.processes):
+            if process.poll() is not None:
+                while process.has_spoken() and self._dispatcher.receive(process):
+                    continue
+                self._bury(process)
 
     def _collect(self) -> None:
         """Hand finished mini-batches to the committer, and count those that it has committed."""
@@ -277,7 +297,7 @@ class Session:
     def _tick(self) -> None:
         now = time.monotonic()
         if now >= self._next_deadlines:
-            self._dispatcher.check_deadlines()
+            self._check_processes()
             self._next_deadlines = now + DEADLINE_INTERVAL_S
         own = self._own.failures
         if now >= self._next_look:
@@ -307,10 +327,10 @@ class Session:
         deadline = time.monotonic() + GRACE_S
         for process in self._dispatcher.processes:
             while (left := deadline - time.monotonic()) > 0 and process.in_flight:
-                if not _has_spoken(process, left) or not self._dispatcher.receive(process):
+                if not process.has_spoken(left) or not self._dispatcher.receive(process):
                     break
         self._commit(hurry=True)
-        self._committer.flush()
+        self._committer.flush(STOP_FLUSH_S)
         self._collect()
         raise self._interrupted("was asked to stop and has stopped")
 
@@ -328,30 +348,8 @@ class Session:
                 process.kill()
         while self._dispatcher.processes:
             self._wait()
-            self._dispatcher.check_deadlines()
+            self._check_processes()
         self._commit(hurry=True)
-
-    def _answer(self, subject: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
-        """Answer a worker's question."""
-        if subject != "model_path":
-            return False, f"the node does not know what {subject!r} means"
-        root = self._plan.models_root
-        if root is None:
-            return (
-                False,
-                "no model registry is configured: set PARALLELRUN_MODELS_ROOT or [parallelrun] models_root",
-            )
-        try:
-            return True, ModelRegistry(root).path(arguments["name"], arguments["version"])
-        except (ModelNotFoundError, NotSupportedError, ValueError) as error:
-            return False, str(error)
-
-
-def _has_spoken(process: Process, seconds: float) -> bool:
-    """Wait until a process has said something."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.channel, selectors.EVENT_READ)
-        return bool(selector.select(seconds))
 
 
 def _poison(mini_batch: MiniBatch, deaths: int) -> Line:

@@ -66,8 +66,18 @@ def freeze(source_directory: str, output: str | None = None) -> Snapshot:
     Version control, byte code and virtual environments (``.venv``) are left out.
 
     :param output: the output folder; left out if it lies inside
-    :raises ConfigurationError: when it is too large to be a folder of scripts, or has an unusable name in it
+    :raises ConfigurationError: when it is too large to be a folder of scripts, or cannot be read
     """
+    try:
+        data = _archive(source_directory, output)
+    except OSError as error:
+        raise ConfigurationError(
+            f"source_directory {source_directory!r} cannot be read: {error.filename!r}: {error.strerror}."
+        ) from error
+    return Snapshot(data, hashlib.sha256(data).hexdigest())
+
+
+def _archive(source_directory: str, output: str | None) -> bytes:
     buffer = io.BytesIO()
     total = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -83,8 +93,7 @@ def freeze(source_directory: str, output: str | None = None) -> Snapshot:
             info.external_attr = (os.stat(path).st_mode & 0o777) << 16
             with open(path, "rb") as file:
                 archive.writestr(info, file.read())
-    data = buffer.getvalue()
-    return Snapshot(data, hashlib.sha256(data).hexdigest())
+    return buffer.getvalue()
 
 
 def unpack(archive: bytes, target: str) -> None:

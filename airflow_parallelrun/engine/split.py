@@ -98,6 +98,7 @@ def split(request: RunRequest) -> Plan:
     output = _local_folder(request.output, "output", request.base_directory)
     snapshot = freeze(source_directory, output)
     if output is not None:
+        _check_apart(output, inputs)
         ownership.take(output, request.owner, ownership.result_names(config.append_row_file_name))
     plan_id = secrets.token_hex(16)
     run_dir = os.path.join(
@@ -177,6 +178,15 @@ def _local_folder(value: str | None, name: str, base_directory: str) -> str | No
             f"{name}={value!r}: an object store", "Give a folder that all nodes can write."
         )
     return os.path.abspath(os.path.join(base_directory, os.path.expanduser(value.removeprefix("file://"))))
+
+
+def _check_apart(output: str, inputs: Iterable[DatasetInput]) -> None:
+    """Refuse an output folder within an input folder, whose next listing would have the results in it."""
+    for each in inputs:
+        for path in each.paths:
+            folder = os.path.realpath(path)
+            if os.path.isdir(folder) and f"{os.path.realpath(output)}/".startswith(f"{folder}/"):
+                raise InvalidValueError("output", output, f"outside the input folder {path!r}")
 
 
 def _storage_root(request: RunRequest, output: str | None) -> str:

@@ -169,10 +169,10 @@ class Store:
             os.close(fd)
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object for reading, unbuffered."""
+        """Open an object for reading."""
         path = self.path(name)
         try:
-            return open(path, "rb", buffering=0)
+            return open(path, "rb")
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -24,10 +24,18 @@ class Wakeup:
 
     def wake(self) -> None:
         """Wake the dispatch thread."""
+        if self._write < 0:
+            return
         try:
             os.write(self._write, b"w")
         except BlockingIOError:
             return  # the pipe is full of reasons to wake up
+
+    def close(self) -> None:
+        """Free the pipe; requests that come later change nothing any more."""
+        write, self._write = self._write, -1
+        os.close(write)
+        os.close(self._read)
 
     def clear(self) -> None:
         """Go back to sleep; something must have woken it."""

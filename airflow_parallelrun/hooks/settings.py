@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from airflow.sdk import conf
 
+from airflow_parallelrun.models import absolute_folder
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,8 +27,9 @@ class Settings:
 
 def read_settings() -> Settings:
     """Read ``[parallelrun]`` and what of ``[core]`` limits a run."""
+    models_root = os.environ.get("PARALLELRUN_MODELS_ROOT") or _option("models_root")
     return Settings(
-        models_root=os.environ.get("PARALLELRUN_MODELS_ROOT") or _option("models_root"),
+        models_root=models_root and absolute_folder(models_root),
         storage_root=_option("storage_root"),
         max_nodes=conf.getint("core", "max_map_length", fallback=1024),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 
 from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.operators.checks import check_arguments, check_inputs, check_name
 from airflow_parallelrun.operators.form import DATASET_SCHEMA, FIELD_SCHEMAS, add_field, argument_schema
@@ -95,6 +96,8 @@ class ParallelRunOperator(TaskGroup):
         checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
         _check_output(output, parallel_run_config)
         _check_pool(routed["run"], parallel_run_config)
+        if not isinstance(parallel_run_config.mini_batch_size, PipelineParameter):
+            _ = parallel_run_config.files_per_mini_batch  # a size in bytes is for tables
 
         # In the order of the Trigger form.
         references = _References(self.dag, step)
@@ -181,7 +184,9 @@ def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool)
 
 def _check_output(output: object, config: ParallelRunConfig) -> None:
     if output is not None and not (isinstance(output, str | XComArg) and output):
-        raise InvalidValueError("output", output, "the path or URL of a folder")
+        raise InvalidValueError("output", output, "the path of a folder")
+    if isinstance(output, str) and is_remote(output):
+        raise NotSupportedError(f"output={output!r}: an object store", "Give a folder that all nodes see.")
     if output is None and config.output_action == "append_row":
         raise ConfigurationError(
             "output is required: output_action is append_row, which writes a file there."

@@ -20,11 +20,8 @@ from typing import NamedTuple
 SIZE = 4096
 
 IDLE, INIT, LOAD, RUN, WRITE, SHUTDOWN = range(6)
-PHASES = ("idle", "init", "load", "run", "write", "shutdown")
 
-_STATE = struct.Struct("@qqqq")
-_STATE_AT = 8
-
+_WORDS = struct.Struct("@5q")
 # The words of the page.
 _SEQUENCE, _PHASE, _ORDINAL, _FEED, _START_NS, _REVOKED_BELOW = range(6)
 
@@ -39,8 +36,12 @@ class PageState(NamedTuple):
 
 
 def last_state(content: bytes | mmap.mmap) -> PageState:
-    """Return what a page says whose process is dead."""
-    return PageState(*_STATE.unpack_from(content, _STATE_AT))
+    """Return what a page says whose process is dead.
+
+    One that died while it was writing was between two mini-batches: no user code was running.
+    """
+    sequence, *state = _WORDS.unpack_from(content)
+    return PageState(IDLE, -1, -1, 0) if sequence & 1 else PageState(*state)
 
 
 class Page:

@@ -16,7 +16,7 @@ from . import shims
 from .errors import ContractError, InputChangedError
 from .output import RowFormatter
 
-Item = List[Any]  # [path, size or None, mtime_ns or None]
+Item = List[Any]  # [path, size, mtime_ns or None]
 
 
 class Settings(NamedTuple):

@@ -76,7 +76,7 @@ def test_the_script_finds_what_a_worker_gives_it(work: Any) -> None:
     from azureml.core import Model
     from azureml_user.parallel_run import EntryScript
     def init():
-        assert os.path.dirname(os.path.abspath(__file__)) == os.path.join(os.getcwd(), "code")
+        assert os.path.dirname(os.path.abspath(__file__)) == os.getcwd()
         assert Path(Model.get_model_path("m")).read_text() == "w"
         Path(EntryScript().output_dir, "note").write_text("x")
         assert os.environ["AZUREML_BI_OUTPUT_PATH"] == EntryScript().output_dir

@@ -158,6 +158,6 @@ def test_every_node_that_fails_says_so(work: Any) -> None:
     process = start(work, "2", script=text)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "init() failed in 6 processes of node 0" in err
-    assert "init() failed in 6 processes of node 1" in err
+    assert "processes of node 0 in a row died in init()" in err
+    assert "processes of node 1 in a row died in init()" in err
     assert "30 unprocessed" in out

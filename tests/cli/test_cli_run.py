@@ -202,7 +202,7 @@ def run(mini_batch):
 """
     ended = work.run(work.script(text), "--init-timeout", "1")
     assert ended.status == 1
-    assert "parallelrun: init() failed in 3 processes of node 0 and never succeeded there" in ended.err
+    assert "parallelrun: 3 processes of node 0 in a row died in init()" in ended.err
     assert told in ended.err
     assert "Full log: " in ended.err
     assert "airflow_parallelrun" not in ended.err

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""R4: a line is whole or it does not count; a journal belongs to one plan."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from workbench import PLAN_ID, extent, make_line, make_plan, write_growing, write_journal
+
+from airflow_parallelrun.engine.journal import Extent, Line, Record, header, read_journal
+from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.exceptions import StorageError
+
+# A loaded machine is slow; no example may fail for that.
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BIG = st.integers(0, 2**62)
+NAME = st.from_regex(r"[a-z0-9/-]{1,20}", fullmatch=True)
+SECONDS = st.integers(0, 10**9).map(lambda micro: micro / 1e6)
+ERROR = st.none() | st.fixed_dictionaries(
+    {"type": st.text(), "message": st.text(), "frame": st.none() | st.text(), "traceback": st.text()}
+)
+LINE = st.builds(
+    Line, BIG, st.sampled_from(["ok", "short", "failed"]), BIG, BIG, BIG, BIG,
+    st.lists(st.builds(Extent, NAME, BIG, BIG, st.integers(0, 2**32 - 1)), max_size=3),
+    SECONDS, SECONDS, NAME, st.integers(0, 10**12).map(lambda milli: milli / 1e3), ERROR,
+)  # fmt: skip
+ATTEMPT = Attempt(3, 2)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return make_plan(tmp_path)
+
+
+def read(plan, name, length=1 << 30):
+    return list(read_journal(plan.store, name, length, PLAN_ID))
+
+
+@STEADY
+@given(LINE)
+def test_a_line_is_json_with_the_fields_by_name(line):
+    text = line.encode()
+    assert text.endswith(b"\n")
+    assert text.count(b"\n") == 1
+    assert json.loads(text) == json.loads(json.dumps(line._asdict()))
+
+
+@given(line=st.lists(LINE, max_size=4), round_=st.integers(0, 9))
+@settings(STEADY, max_examples=50)
+def test_what_was_written_is_read(tmp_path_factory, line, round_):
+    plan = make_plan(tmp_path_factory.mktemp("run"))
+    name = write_journal(plan, ATTEMPT, line, round_)
+    assert read(plan, name) == [Record(ATTEMPT, round_, each) for each in line]
+
+
+def test_text_that_is_no_utf8_comes_back(plan):
+    error = {"type": "OSError", "message": "% \udcff \n \"'", "frame": None, "traceback": "\0"}
+    line = make_line(0, "failed", error=error)
+    (record,) = read(plan, write_journal(plan, ATTEMPT, [line]))
+    assert record.line == line
+
+
+def test_cut_at_any_length_only_whole_lines_count(plan):
+    lines = [make_line(ordinal, extents=[extent("segments/0-1-0-0", 0, b"x")]) for ordinal in range(3)]
+    start = header(PLAN_ID, ATTEMPT, 0)
+    whole = start + b"".join(line.encode() for line in lines)
+    ends = [len(start)]
+    for line in lines:
+        ends.append(ends[-1] + len(line.encode()))
+    name = write_growing(plan, "journal/3-2-0.jsonl", whole)
+    for length in range(len(whole) + 1):
+        count = sum(length >= end for end in ends[1:])
+        assert [record.line for record in read(plan, name, length)] == lines[:count]
+
+
+def test_what_comes_behind_the_sealed_length_does_not_count(plan):
+    name = write_growing(
+        plan, "journal/3-2-0.jsonl", header(PLAN_ID, ATTEMPT, 0) + make_line(0).encode() + b"garbage\n"
+    )
+    assert len(read(plan, name, plan.store.entries("journal")[0].size - len(b"garbage\n"))) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"garbage\n",
+        b"\n",
+        b"{}\n",
+        b"[]\n",
+        b"\0\0\0\n",
+        b"\xff\n",
+        b'{"extents":[["a",1]]}\n',
+        b'{"extents":[]}\n',
+    ],
+)
+def test_a_damaged_line_that_is_whole_is_told_with_its_place(plan, damage):
+    data = header(PLAN_ID, ATTEMPT, 0) + make_line(0).encode() + damage + make_line(1).encode()
+    name = write_growing(plan, "journal/3-2-0.jsonl", data)
+    with pytest.raises(StorageError, match=r"3-2-0\.jsonl: line 3 is damaged"):
+        read(plan, name)
+
+
+@pytest.mark.parametrize("first", [b"garbage\n", b"{}\n", b"[]\n", b"\n", b"\0\n"])
+def test_a_damaged_first_line_is_a_storage_error_too(plan, first):
+    name = write_growing(plan, "journal/3-2-0.jsonl", first + make_line(0).encode())
+    with pytest.raises(StorageError, match=r"3-2-0\.jsonl"):
+        read(plan, name)
+
+
+def test_another_plans_journal_is_refused(plan):
+    name = write_growing(plan, "journal/3-2-0.jsonl", header("other", ATTEMPT, 0) + make_line(0).encode())
+    with pytest.raises(StorageError, match=f"not a journal of plan {PLAN_ID}"):
+        read(plan, name)
+
+
+def test_a_newer_format_is_refused(plan):
+    first = header(PLAN_ID, ATTEMPT, 0).replace(b'"format_version": 1', b'"format_version": 2')
+    with pytest.raises(StorageError, match="in format 1"):
+        read(plan, write_growing(plan, "journal/3-2-0.jsonl", first))
+
+
+def test_success_is_everything_but_failed():
+    assert [make_line(0, status).succeeded for status in ("ok", "short", "failed")] == [True, True, False]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small parts for unit tests of the engine: a plan without a split, journal lines, a written journal."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
+from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.journal import Extent, Line, header
+from airflow_parallelrun.engine.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_parallelrun.engine.names import Attempt
+
+PLAN_ID = "5eed" * 8
+
+
+def make_config(**values: Any) -> ParallelRunConfig:
+    """A config that says only what a test asks for."""
+    defaults: dict[str, Any] = {
+        "environment": Environment(),
+        "entry_script": "score.py",
+        "error_threshold": -1,
+        "output_action": "append_row",
+        "compute_target": ComputeTarget(),
+        "node_count": 1,
+    }
+    return ParallelRunConfig(**{**defaults, **values})
+
+
+def make_plan(folder: Any, mini_batches: int = 4, items_each: int = 1, **values: Any) -> Plan:
+    """A plan in memory; nothing is written."""
+    config = values.pop("config", None) or make_config()
+    defaults: dict[str, Any] = {
+        "run_dir": str(folder),
+        "plan_id": PLAN_ID,
+        "owner": "test/1",
+        "config": config,
+        "arguments": [],
+        "inputs": [],
+        "output": None,
+        "node_count": 1,
+        "chunk_starts": list(range(mini_batches)),
+        "mini_batches": mini_batches,
+        "items": mini_batches * items_each,
+        "code_sha256": "0" * 64,
+        "entry_script": "score.py",
+        "models_root": None,
+        "created_at": "2026-01-01T00:00:00Z",
+        "split_seconds": 0.1,
+    }
+    return Plan(**{**defaults, **values})
+
+
+def make_line(ordinal: int, status: str = "ok", **values: Any) -> Line:
+    """A journal line of a mini-batch with one item."""
+    ok = int(status == "ok")
+    error = None if ok else {"type": "ValueError", "message": "broken", "frame": None, "traceback": ""}
+    defaults: dict[str, Any] = {
+        "tries": 1,
+        "items_in": 1,
+        "items_ok": ok,
+        "rows_out": ok,
+        "extents": [],
+        "seconds": 0.5,
+        "cpu_seconds": 0.25,
+        "process": "process000",
+        "finished": 1750000000.5,
+        "error": error,
+    }
+    return Line(ordinal=ordinal, status=status, **{**defaults, **values})
+
+
+def extent(segment: str, offset: int, data: bytes) -> Extent:
+    """The extent of bytes that stand in a segment."""
+    return Extent(segment, offset, len(data), zlib.crc32(data))
+
+
+def write_growing(plan: Plan, name: str, data: bytes) -> str:
+    """Write a growing file as one process would."""
+    fd = plan.store.create_growing(name)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    return name
+
+
+def write_journal(plan: Plan, attempt: Attempt, lines: Iterable[Line], round_: int = 0) -> str:
+    """Write an attempt's journal."""
+    data = header(plan.plan_id, attempt, round_) + b"".join(line.encode() for line in lines)
+    return write_growing(plan, f"{names.JOURNAL}/{attempt}-0.jsonl", data)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of the append_row file, and the segment that takes them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections import namedtuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from airflow_parallelrun.worker import output
+from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
+from airflow_parallelrun.worker.output import SETTINGS_FILE, RowFormatter, Segment, SegmentError
+
+
+@pytest.fixture
+def formatter(tmp_path):
+    return RowFormatter(str(tmp_path), append_row=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        (["a", "b"], "a\nb\n"),
+        (("a", "b"), "a\nb\n"),
+        (["a b", 1, 2.5, None, True], "a b\n1\n2.5\nNone\nTrue\n"),
+        ([["x", 0], {"k": "v"}, ("t",)], "['x', 0]\n{'k': 'v'}\n('t',)\n"),
+        (["with\nnewline", 'q"u'], 'with\nnewline\nq"u\n'),
+        ([""], "\n"),
+        ([], ""),
+        ((), ""),
+        (["é", "日本"], "é\n日本\n"),
+        ([np.float32(0.5), np.int64(3)], "0.5\n3\n"),
+        (namedtuple("T", "a b")(1, 2), "1\n2\n"),
+        (pd.DataFrame({"a": [5.1, None], "b": ["x y", 'q"u']}), '5.1 "x y"\n "q""u"\n'),
+        (pd.DataFrame({"c": [True, False]}), "True\nFalse\n"),
+        (pd.DataFrame({"a": [1, 2]}, index=[7, 8]), "1\n2\n"),
+        (pd.DataFrame({"a": []}), ""),
+        (pd.DataFrame(), ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_rows_are_the_originals(formatter, value, rows):
+    assert formatter.rows(value) == rows.encode()
+    assert formatter.count(value) == len(value)
+
+
+def test_names_that_are_no_text_keep_their_bytes(formatter):
+    assert formatter.rows([b"\xff.png".decode("utf-8", "surrogateescape")]) == b"\xff.png\n"
+
+
+def test_summary_only_counts_and_writes_nothing(tmp_path):
+    formatter = RowFormatter(str(tmp_path), append_row=False)
+    assert formatter.rows(["a"]) == formatter.rows(pd.DataFrame({"a": [1]})) == b""
+    assert formatter.count(["a", "b"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("text", "builtins.str"),
+        (b"x", "builtins.bytes"),
+        (3, "builtins.int"),
+        ({"a": 1}, "builtins.dict"),
+        ((x for x in "ab"), "generator"),
+        (np.zeros(3), "numpy.ndarray"),
+        (pd.Series([1]), "Series"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused_by_name(formatter, value, name):
+    with pytest.raises(ReturnValueError, match=f"run\\(\\) returned .*{name}.*Return a list"):
+        formatter.count(value)
+
+
+def test_none_asks_for_the_return_statement(formatter):
+    with pytest.raises(ReturnValueError, match="is a return statement missing"):
+        formatter.count(None)
+
+
+def write_settings(folder, text):
+    (folder / SETTINGS_FILE).write_text(text)
+    return RowFormatter(str(folder), append_row=True)
+
+
+@pytest.mark.parametrize(
+    ("to_csv", "rows"),
+    [
+        ({}, b"1 x\n"),
+        ({"sep": ","}, b"1,x\n"),
+        ({"header": True, "index": True, "sep": "|"}, b"|a|b\n0|1|x\n"),
+        ({"quoting": 1}, b'"1" "x"\n'),
+    ],
+)
+def test_settings_change_frames(tmp_path, to_csv, rows):
+    text = json.dumps({"append_row": {"pandas.DataFrame.to_csv": to_csv}, "other": 1})
+    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": ["x"]})) == rows
+
+
+@pytest.mark.parametrize("text", ["{}", '{"append_row": {}}', '{"other": [1]}'])
+def test_settings_without_ours_change_nothing(tmp_path, text):
+    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": [2]})) == b"1 2\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '"x"', '{"append_row": 1}', '{"append_row": {"pandas.DataFrame.to_csv": 7}}', "\0"],
+)
+def test_settings_that_cannot_be_used_are_named(tmp_path, text):
+    with pytest.raises(ContractError, match=SETTINGS_FILE):
+        write_settings(tmp_path, text)
+
+
+def test_pandas_is_not_imported_for_those_who_do_not_use_it():
+    code = (
+        "import sys\nfrom airflow_parallelrun.worker.output import RowFormatter\n"
+        "formatter = RowFormatter('.', True)\nformatter.rows(['a']); formatter.count(['a'])\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def segment_fd(tmp_path, monkeypatch):
+    monkeypatch.setattr(output.time, "sleep", lambda seconds: None)
+    fd = os.open(tmp_path / "segment", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def content(fd):
+    return os.pread(fd, 1 << 20, 0)
+
+
+def test_extents_follow_one_another(segment_fd):
+    segment = Segment(segment_fd)
+    assert segment.append(b"one") == (0, 3, zlib.crc32(b"one"))
+    assert segment.append(b"three") == (3, 5, zlib.crc32(b"three"))
+    assert content(segment_fd) == b"onethree"
+
+
+def test_a_half_written_row_is_written_over(segment_fd, monkeypatch):
+    segment, pwrite, calls = Segment(segment_fd), os.pwrite, []
+
+    def flaky(fd, data, at):
+        calls.append(at)
+        if len(calls) == 2:
+            return pwrite(fd, b"??", at)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", flaky)
+    segment.append(b"one")
+    assert segment.append(b"three") == (3, 5, zlib.crc32(b"three"))
+    assert calls == [0, 3, 5, 3]
+    assert content(segment_fd) == b"onethree"
+
+
+def test_a_store_that_refuses_for_long_is_not_the_scripts_fault(segment_fd, monkeypatch):
+    waits = []
+    monkeypatch.setattr(output.time, "sleep", waits.append)
+
+    def full(fd, data, at):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(SegmentError, match="No space left"):
+        Segment(segment_fd).append(b"x")
+    assert waits == [1, 2, 4, 8, 16]
+
+
+def test_short_writes_are_completed(segment_fd, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:2], at))
+    Segment(segment_fd).append(b"0123456789")
+    assert content(segment_fd) == b"0123456789"
