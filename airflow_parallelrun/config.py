@@ -23,10 +23,13 @@ Check = Callable[[str, Any], Any]
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
 # What the run itself writes into the output folder.
-RESERVED_OUTPUT_NAMES = ("failed_items.jsonl", "job_result.json", "logs", ".parallelrun")
+FAILED_ITEMS_FILE = "failed_items.jsonl"
+RESULT_FILE = "job_result.json"
+LOGS_FOLDER = "logs"
+OWN_FOLDER = ".parallelrun"
+RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER)
 
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB])?")
-_UNITS = {"kb": 1024, "mb": 1024**2, "gb": 1024**3}
 _FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')
 
 _REQUIRED: Any = MISSING
@@ -40,20 +43,6 @@ class _Settable(Protocol[T]):
     def __get__(self, config: object, owner: object) -> T: ...
 
     def __set__(self, config: object, value: T | PipelineParameter) -> None: ...
-
-
-def parse_size(text: str) -> int:
-    """Parse a size as the original does: digits, then nothing, KB, MB or GB in any case; units are binary.
-
-    :return: bytes, or the plain number
-    :raises InvalidValueError: for anything else, such as ``10 KB``, ``1.5MB``, ``10kbmb`` or ``1TB``
-    """
-    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        rule = "a number, or a size such as '64MB' (KB, MB or GB; no space, no fraction)"
-        raise InvalidValueError("size", text, rule)
-    digits, unit = match.groups()
-    return int(digits) * (_UNITS[unit.lower()] if unit else 1)
 
 
 @dataclass(frozen=True)

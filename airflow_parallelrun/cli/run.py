@@ -82,7 +82,9 @@ def _published(plan: Plan) -> dict[str, Any] | None:
     """A failed job's result; None when there is no output folder that could have it."""
     if plan.output is None:
         return None
-    result: dict[str, Any] = json.loads(Path(plan.output, "job_result.json").read_bytes())
+    from airflow_parallelrun.config import RESULT_FILE
+
+    result: dict[str, Any] = json.loads(Path(plan.output, RESULT_FILE).read_bytes())
     return result
 
 

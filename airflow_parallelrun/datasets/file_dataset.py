@@ -141,14 +141,6 @@ class DatasetInput:
                 raise NotSupportedError(f"as_{self.mode}() of {path!r}", instead)
         return self
 
-    def with_paths(self, value: object) -> DatasetInput:
-        """The same input over other paths, such as those a run was triggered with.
-
-        :param value: a path, or a list of them
-        :raises InvalidValueError: for anything else
-        """
-        return replace(self, dataset=FileDataset(_texts(value))).check_mode()
-
     def resolve(self, base_directory: str) -> DatasetInput:
         """The same input with absolute local paths; URLs stay as they are.
 

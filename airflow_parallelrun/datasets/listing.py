@@ -11,6 +11,7 @@ import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_parallelrun.config import OWN_FOLDER
 from airflow_parallelrun.exceptions import (
     EmptyInputError,
     InputNotFoundError,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 # Our own run directories: never somebody's data.
-RUN_DIRECTORIES = ".parallelrun"
+RUN_DIRECTORIES = OWN_FOLDER
 
 _URL = re.compile(r"(?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL_SCHEMES = ("file://", "local://")

@@ -15,15 +15,16 @@ import os
 import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
+from airflow_parallelrun.config import FAILED_ITEMS_FILE, OWN_FOLDER, RESULT_FILE
 from airflow_parallelrun.engine.store import Store, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-FOLDER = ".parallelrun"
-RESULT = "job_result.json"
-FAILED_ITEMS = "failed_items.jsonl"
+FOLDER = OWN_FOLDER
+RESULT = RESULT_FILE
+FAILED_ITEMS = FAILED_ITEMS_FILE
 
 _OWNER = "owner.json"
 _TEMPORARY = ".tmp-"

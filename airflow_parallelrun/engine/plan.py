@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from airflow_parallelrun.config import ParallelRunConfig
+from airflow_parallelrun.config import LOGS_FOLDER, ParallelRunConfig
 from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.store import Store
@@ -83,7 +83,7 @@ class Plan:
     @property
     def logs(self) -> str:
         """The folder of the run's logs."""
-        return f"{self.output or self.run_dir}/logs"
+        return f"{self.output or self.run_dir}/{LOGS_FOLDER}"
 
     @property
     def append_row(self) -> bool:

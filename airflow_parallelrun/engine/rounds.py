@@ -51,6 +51,11 @@ class Seal:
     journals: tuple[tuple[str, int], ...]
 
 
+def utc_now() -> str:
+    """Return the time for people, in ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def start_attempt(store: Store, node: int) -> Started:
     """Register this process as the next attempt of a node, in the round that is open now."""
     while True:
@@ -64,7 +69,7 @@ def start_attempt(store: Store, node: int) -> Started:
             "token": token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "started_at": utc_now(),
         }
         if not store.create_exclusive(f"{names.ATTEMPTS}/{attempt}", json.dumps(record).encode()):
             continue
@@ -109,7 +114,7 @@ def seal(store: Store) -> Seal:
         "format_version": FORMAT_VERSION,
         "round": round_,
         "token": secrets.token_hex(8),
-        "sealed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "sealed_at": utc_now(),
         "journals": journals,
     }
     store.create_exclusive(names.seal(round_), json.dumps(record).encode())

@@ -10,6 +10,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 
+from airflow_parallelrun.config import OWN_FOLDER
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EntryScriptContractError,
@@ -19,7 +20,7 @@ from airflow_parallelrun.exceptions import (
 # The original's own limit for a snapshot.
 SIZE_LIMIT_BYTES = 300 * 1024 * 1024
 
-_LEFT_OUT = {"__pycache__", ".git", ".venv", ".parallelrun"}
+_LEFT_OUT = {"__pycache__", ".git", ".venv", OWN_FOLDER}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_parallelrun.datasets import DatasetInput, list_files
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.plan import Plan, item_schema
+from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.snapshot import Snapshot, check_entry_script, freeze
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
@@ -120,7 +121,7 @@ def split(request: RunRequest) -> Plan:
         code_sha256=snapshot.sha256,
         entry_script=entry_script,
         models_root=request.models_root,
-        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created_at=utc_now(),
         split_seconds=round(time.monotonic() - started, 3),
     )
     _write(plan, items, snapshot)

@@ -92,21 +92,15 @@ def test_urls_are_handed_on_as_they_are() -> None:
         remote.as_download,
         remote.as_direct().as_mount,
         remote.as_named_input("x").check_mode,
-        lambda: IMAGES.as_mount().with_paths("s3://bucket"),
         lambda: DatasetInput.from_dict({"paths": ["s3://bucket"]}),
     ):
         with pytest.raises(NotSupportedError, match=r"as_(mount|download)\(\) of '.*Use as_direct\(\)"):
             refused()
 
 
-def test_other_paths_in_the_place_of_the_default() -> None:
+def test_a_parameter_has_no_paths_before_the_run() -> None:
     given = PipelineParameter("p", IMAGES).as_named_input("x").as_direct()
 
-    assert given.with_paths("other") == DatasetInput(FileDataset(("other",)), "direct", "x")
-    assert given.with_paths(["a", "s3://b"]).paths == ("a", "s3://b")
-    for wrong in (None, [], "", 5, ["a", 5], {"a": "b"}):
-        with pytest.raises(InvalidValueError, match="path must be a path as text"):
-            given.with_paths(wrong)
     with pytest.raises(
         ConfigurationError, match=r"the input is still PipelineParameter.*once the run has started"
     ):

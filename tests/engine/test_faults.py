@@ -16,12 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from airflow_parallelrun.engine import names
+from airflow_parallelrun.config import Environment
+from airflow_parallelrun.engine import ledger, names
 from airflow_parallelrun.engine.claims import Claims
 from airflow_parallelrun.engine.node import Node
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import start_attempt
-from airflow_parallelrun.exceptions import InterruptedRunError, ThresholdExceededError, UnprocessedError
+from airflow_parallelrun.exceptions import (
+    ConfigurationError,
+    InterruptedRunError,
+    ThresholdExceededError,
+    UnprocessedError,
+)
 from airflow_parallelrun.worker.guardian import TAG_VARIABLE
 
 NODE = """
@@ -369,3 +375,58 @@ def test_the_tag_is_not_taken_from_the_users_variables(job, echo):
     assert TAG_VARIABLE.startswith("PARALLELRUN_")
     with pytest.raises(ValueError, match="PARALLELRUN_"):
         job.request(environment_variables={TAG_VARIABLE: "x"})
+
+
+def test_a_death_is_noticed_although_a_forked_child_keeps_the_socket_open(job):
+    script = """
+        import time
+        def run(mini_batch):
+            if mini_batch[0].endswith("2"):
+                if os.fork() == 0:
+                    time.sleep(600)
+                os._exit(7)
+            return [os.path.basename(path) for path in mini_batch]
+    """
+    job.files(5).split(script, run_max_try=1, error_threshold=1, process_count_per_node=1).run()
+    assert job.rows() == job.names(5, without={2})
+    (line,) = job.failed_items()
+    assert line["error"]["message"] == "the process exited with status 7"
+
+
+def test_more_segments_than_a_process_may_map(job, monkeypatch):
+    monkeypatch.setattr(ledger, "SEGMENTS_MAPPED", 2)
+    script = """
+        calls = 0
+        def run(mini_batch):
+            global calls
+            calls += 1
+            if calls > 2:
+                os._exit(1)
+            return [os.path.basename(path) for path in mini_batch]
+    """
+    job.files(20).split(script, process_count_per_node=1, run_max_try=5).run()
+    assert job.rows() == job.names(20)
+    assert len(list(Path(job.plan.run_dir, "segments").iterdir())) > 5
+
+
+def test_processes_that_fail_in_init_do_not_end_a_node_on_which_others_work(job):
+    script = """
+        import time
+        def init():
+            first = os.path.join(FOLDER, "first")
+            try:
+                os.close(os.open(first, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                raise MemoryError("the device is taken")
+        def run(mini_batch):
+            time.sleep(0.3)
+            return [os.path.basename(path) for path in mini_batch]
+    """.replace("FOLDER", repr(str(job.folder)))
+    job.files(12).split(script).run()
+    assert job.rows() == job.names(12)
+
+
+def test_interpreter_that_is_not_there_is_a_configuration_error(job, echo):
+    job.files(1).split(echo, environment=Environment(python="/no/such/python"))
+    with pytest.raises(ConfigurationError, match="'/no/such/python' cannot be started on this machine"):
+        job.node()

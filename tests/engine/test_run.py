@@ -329,6 +329,12 @@ def test_foreign_file_in_the_output_is_never_touched(job, echo, name):
     assert (job.output / name).read_text() == "mine"
 
 
+def test_output_inside_the_input_is_refused_before_anything_is_written(job, echo):
+    with pytest.raises(ValueError, match="output must be outside the input folder"):
+        job.files(1).split(echo, output="input/output")
+    assert [path.name for path in (job.folder / "input").iterdir()] == ["00000"]
+
+
 def test_reduce_can_be_repeated(job, echo):
     job.files(3).split(echo).node()
     first = job.reduce()

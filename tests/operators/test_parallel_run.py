@@ -226,6 +226,12 @@ def test_parameters_become_fields_of_the_form(dag: DAG) -> None:
     assert fields["mnist_param"].schema["title"] == "mnist_param"
 
 
+def test_values_of_variables_are_in_no_field_that_airflow_shows(dag: DAG) -> None:
+    step = operator(parallel_run_config=config(environment_variables={"API_KEY": "xyzzy"}))
+    split = dag.get_task(f"{step.group_id}.split")
+    assert "xyzzy" not in str([getattr(split, name) for name in split.template_fields])
+
+
 def test_several_paths_are_a_list_in_the_form(dag: DAG) -> None:
     files = Dataset.File.from_files(["/a", "/b"])
     operator(inputs=[PipelineParameter("files", files).as_mount()])
@@ -413,3 +419,10 @@ def test_it_survives_serialisation() -> None:
 def test_a_part_of_the_dag_can_be_selected() -> None:
     part = _full_dag().partial_subset("predict.reduce", include_upstream=True)
     assert set(part.task_dict) == {"predict.split", "predict.run", "predict.reduce"}
+
+
+def test_what_only_tables_and_object_stores_could_use_is_refused_at_parse(dag: DAG) -> None:
+    with pytest.raises(InvalidValueError, match="files are counted, not sized"):
+        operator(parallel_run_config=config(mini_batch_size="64MB"))
+    with pytest.raises(NotSupportedError, match=r"output='s3://b/x': an object store"):
+        operator(task_id="another", output="s3://b/x")
