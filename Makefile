@@ -62,6 +62,12 @@ python:
 	  echo "Python 3.11 to 3.13 is needed (TensorFlow has no later build), $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
 	    "Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "  install python3-venv, which Debian keeps apart …"; \
+	    apt-get update -qq > /dev/null && \
+	      DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv > /dev/null 2>&1; \
+	  fi; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2> /dev/null; } || { \
 	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 # Chromium comes from the distribution: browser builds of PyPI packages need a download of their own.
