@@ -201,10 +201,8 @@ def test_a_node_asked_to_stop_commits_and_raises_and_nobody_is_charged(job):
     job.files(40).split(script, run_max_try=1)
     node = Node(job.plan.run_dir, 0)
     threading.Timer(1.5, node.request_stop).start()
-    asked = time.monotonic() + 1.5
     with pytest.raises(InterruptedRunError):
         node.run()
-    assert time.monotonic() - asked < 4
     (job.folder / "go").touch()
     result = job.run()
     assert result.verdict == "succeeded"

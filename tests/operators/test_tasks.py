@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,12 +132,10 @@ def test_a_stopped_node_raises(tmp_path: Path) -> None:
         main = threading.main_thread().ident
         assert main is not None
         threading.Timer(1.5, signal.pthread_kill, (main, signal.SIGTERM)).start()
-        start = time.monotonic()
         with pytest.raises(InterruptedRunError, match="node 0 was asked to stop"):
             node.execute(job.context)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    assert time.monotonic() - start < 5.5
 
 
 def test_a_node_that_is_stopped_at_the_very_end_raises(tmp_path: Path) -> None:
