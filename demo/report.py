@@ -74,6 +74,9 @@ def _exception_lines(messages: list[dict[str, Any]]) -> list[str]:
         telling = [error for error in chain if error["exc_type"] != "AirflowFailException"] or chain
         if telling:
             lines = f"{telling[0]['exc_type']}: {telling[0]['exc_value']}".splitlines()
-            return [f"  {line}" for line in lines[:_CAUSE_LINES]]
+            if len(lines) > _CAUSE_LINES:
+                # What it is stands first, and where it came from and the log last.
+                lines = [*lines[:3], "…", *lines[-_CAUSE_LINES:]]
+            return [f"  {line}" for line in lines]
     events = [str(message["event"]) for message in messages if not re.match("::", str(message["event"]))]
     return [f"  {event}" for event in events[-_CAUSE_LINES:]]

@@ -36,6 +36,9 @@ SHUTDOWN_LIMIT_S = 30
 # Full tracebacks in the journal, for each kind of error; the process's error log has all of them.
 _TRACEBACKS = 3
 
+# Of a traceback that is shown in a message.
+TRACEBACK_END = 2000
+
 _NO_SECOND_TRY = "InputChangedError"
 
 
@@ -224,7 +227,8 @@ class Dispatcher:
 
     def _rare(self, process: Process, kind: str, value: Any) -> None:
         if kind == "init_failed":
-            process.init_failure = Failure(error_line(value), value["traceback"], process.files.error)
+            end = value["traceback"][-TRACEBACK_END:]
+            process.init_failure = Failure(error_line(value), end, process.files.error)
         elif kind == "contract":
             raise EntryScriptContractError(self._plan.entry_script, str(value))
         elif kind == "fault":

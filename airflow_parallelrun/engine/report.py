@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.engine.dispatcher import error_line
+from airflow_parallelrun.engine.dispatcher import TRACEBACK_END, error_line
 from airflow_parallelrun.engine.plan import ItemTable, MiniBatch
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ FORMAT_VERSION = 1
 
 GROUPS = 10
 _ITEMS_PER_GROUP = 3
-_TRACEBACK_TAIL = 2000
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _group(record: Record, total: list[int], mini_batch: MiniBatch) -> ErrorGrou
         items=total[1],
         sample_mini_batch=record.line.ordinal,
         sample_items=[item[0] for item in mini_batch.items[:_ITEMS_PER_GROUP]],
-        traceback=error.get("traceback", "")[-_TRACEBACK_TAIL:],
+        traceback=error.get("traceback", "")[-TRACEBACK_END:],
         log=error.get("log", ""),
     )
 
