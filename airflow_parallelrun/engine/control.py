@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.rounds import Started
     from airflow_parallelrun.engine.store import Store
 
-_ABORT = "abort.json"
-
 
 class Sighting(NamedTuple):
     """What one listing showed.
@@ -54,7 +52,7 @@ class Control:
         started = list_attempts(self._store)
         latest: dict[Attempt, ControlEntry] = {}
         for name in found:
-            if name != _ABORT:
+            if name != names.ABORT:
                 entry = ControlEntry.parse(name)
                 latest[entry.attempt] = max(entry, latest.get(entry.attempt, entry))
         own = self._started.attempt
@@ -64,7 +62,7 @@ class Control:
                 sum(entry.failed_mini_batches for entry in latest.values()),
             ),
             superseded=any(each.node == own.node and each.k > own.k for each in started),
-            aborted=_ABORT in found,
+            aborted=names.ABORT in found,
         )
 
     def propose_abort(self, reasons: list[str]) -> None:

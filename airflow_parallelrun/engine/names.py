@@ -12,6 +12,7 @@ PLAN = "plan.json"
 MINI_BATCHES = "mini_batches.parquet"
 CODE = "code.zip"
 PROBE = "probe"
+ABORT = "abort.json"
 ATTEMPTS = "attempts"
 ENDS = "ends"
 PAGES = "pages"
@@ -78,7 +79,7 @@ def control(round_: int) -> str:
 
 def abort(round_: int) -> str:
     """Return the name of a round's proposal to stop."""
-    return f"{control(round_)}/abort.json"
+    return f"{control(round_)}/{ABORT}"
 
 
 def seal(round_: int) -> str:

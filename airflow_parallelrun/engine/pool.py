@@ -205,8 +205,9 @@ class Process:
     def is_slow(self, limit_s: float) -> bool:
         """Tell whether the mini-batch that is running has been running for longer than this."""
         state = self.page.read()
-        busy = state is not None and state.phase == page.RUN
-        return busy and state is not None and time.monotonic_ns() - state.start_ns > limit_s * 1e9
+        if state is None or state.phase != page.RUN:
+            return False
+        return time.monotonic_ns() - state.start_ns > limit_s * 1e9
 
     def receive(self) -> list[list[Any]] | None:
         """Return the messages that have come; None at the end of the stream, when the process is gone."""
@@ -308,7 +309,7 @@ class Guardian:
 
 def _cannot_start(python: str, error: OSError) -> ParallelRunError:
     """Return what it means that a process could not be started: a wrong interpreter, or a tired machine."""
-    if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+    if error.filename == python and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
         return ConfigurationError(
             f"environment.python {python!r} cannot be started on this machine: {error.strerror}."
         )
