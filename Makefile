@@ -9,10 +9,10 @@ PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check docs constraints clean
+.PHONY: help setup demo up down test test-airflow test-long check docs constraints clean
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(RUNTIME) ## Make .venv with what the demo needs
 
@@ -25,8 +25,14 @@ up: $(RUNTIME) ## Start the same Airflow and leave it running
 down: ## Stop what "make up" left running
 	@if [ -f $(RUNTIME) ]; then $(MODULE) demo down; fi
 
-test: $(TOOLS) browser ## Run all tests
+test: $(TOOLS) browser ## Run the tests
 	$(MODULE) pytest
+
+test-airflow: $(TOOLS) browser ## Run all tests that need a real Airflow, the long ones too
+	$(MODULE) pytest -m airflow
+
+test-long: $(TOOLS) browser ## Run the tests that take too long for every day
+	$(MODULE) pytest -m long
 
 check: $(TOOLS) ## Check format, style, types and layers
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
 from airflow_parallelrun.operators.checks import check_arguments, check_inputs, check_name
 from airflow_parallelrun.operators.form import DATASET_SCHEMA, FIELD_SCHEMAS, add_field, argument_schema
 from airflow_parallelrun.operators.reduce import OUTPUT_KEY, ReduceOperator
+from airflow_parallelrun.operators.retries import retry_arguments
 from airflow_parallelrun.operators.routing import route
 from airflow_parallelrun.operators.run import TITLE_TEMPLATE, NodeOperator
 from airflow_parallelrun.operators.split import SplitOperator
@@ -65,7 +66,9 @@ class ParallelRunOperator(TaskGroup):
         the group   ``dag``, ``task_group``, ``default_args``, ``task_display_name``
         ==========  ==================================================================================
 
-        ``default_args`` of the DAG reach all three tasks, as they do for any operator.
+        ``default_args`` of the DAG reach all three tasks, as they do for any operator. Where neither says
+        otherwise, ``run`` has ``retries=3``, ``retry_delay=timedelta(seconds=10)`` and a ``retry_policy``
+        that retries a node which was lost or interrupted, and not an error that a retry cannot change.
 
     :raises ConfigurationError: for a value that can never work, when the DAG is parsed
     :raises TypeError: for an argument that nothing here takes
@@ -118,7 +121,7 @@ class ParallelRunOperator(TaskGroup):
             task_group=self,
             map_index_template=TITLE_TEMPLATE,
             trigger_rule=TriggerRule.ALL_SUCCESS,
-            **routed["run"],
+            **{**routed["run"], **retry_arguments(self.dag, self, routed["run"])},
         ).expand(node=split.output)
         reduce = ReduceOperator(
             task_id="reduce",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_parallelrun.exceptions import InterruptedRunError
-from airflow_parallelrun.operators.outcome import MAX_TITLE_CHARS, airflow_outcome, engine_logging
+from airflow_parallelrun.operators.outcome import MAX_TITLE_CHARS, engine_logging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,8 @@ class NodeOperator(BaseOperator):
 
         index, run_dir = int(self.node["node"]), str(self.node["run_dir"])
         self.title = f"node {index}"
-        with airflow_outcome(), engine_logging(read_plan(run_dir).config.logging_level):
+        # Errors pass as they are: the retry policy, ours or the user's, decides by their class.
+        with engine_logging(read_plan(run_dir).config.logging_level):
             result = self._run(run_dir, index, context)
         self.title = _title(index, result)
 
