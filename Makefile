@@ -9,7 +9,7 @@ PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-airflow test-long check docs constraints clean
+.PHONY: help setup demo up down test test-airflow test-long faults check docs constraints clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-airflow: $(TOOLS) browser ## Run all tests that need a real Airflow, the lo
 
 test-long: $(TOOLS) browser ## Run the tests that take too long for every day
 	$(MODULE) pytest -m long
+
+faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500), and print what became of them
+	$(BIN)/python tests/faults -n $(or $(N),100)
 
 check: $(TOOLS) ## Check format, style, types and layers
 	$(BIN)/ruff format --check .

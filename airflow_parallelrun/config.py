@@ -250,7 +250,8 @@ def _checked(name: str, value: Any, rule: _Rule) -> Any:
             allowed = ", ".join(sorted(other for other in _RULES if _RULES[other].parameter))
             raise InvalidValueError(name, value, f"a plain value; PipelineParameter is for {allowed}")
         where = f"{name} (default_value of PipelineParameter {value.name!r})"
-        _checked(where, value.default_value, rule)
+        if not value.is_required:
+            _checked(where, value.default_value, rule)
         return value
     if value is None and rule.none is not _CHECKED:
         return rule.none

@@ -218,12 +218,19 @@ class OutputExistsError(OutputError):
     def __init__(self, path: str) -> None:
         self.path = path
         super().__init__(
-            f"{path!r} exists and was not written by this run. Move it away, or choose another output folder."
+            f"{path!r} exists and was not written by this run, which does not replace it. "
+            "Move it away, or choose another output folder."
         )
 
 
 class VerdictError(ParallelRunError):
-    """The job is over and failed."""
+    """The job is over and failed.
+
+    :param left: mini-batches that another round would do again: those that failed, and those that nobody
+        finished
+    """
+
+    left: int = 0
 
 
 class ThresholdExceededError(VerdictError):
@@ -233,8 +240,8 @@ class ThresholdExceededError(VerdictError):
     :param detail: the user's own exception, where it happened, and where the log is
     """
 
-    def __init__(self, breaches: list[str], detail: str) -> None:
-        self.breaches, self.detail = breaches, detail
+    def __init__(self, breaches: list[str], detail: str, left: int = 0) -> None:
+        self.breaches, self.detail, self.left = breaches, detail, left
         super().__init__(f"{'; '.join(breaches)}. {detail}")
 
 
@@ -243,19 +250,19 @@ class UnprocessedError(VerdictError):
 
     :param count: how many
     :param ordinals: the first of them
-    :param detail: why, and what continues the run
+    :param detail: why
     """
 
-    def __init__(self, count: int, ordinals: list[int], detail: str) -> None:
-        self.count, self.ordinals, self.detail = count, ordinals, detail
+    def __init__(self, count: int, ordinals: list[int], detail: str, left: int = 0) -> None:
+        self.count, self.ordinals, self.detail, self.left = count, ordinals, detail, left
         super().__init__(f"{count} mini-batches were not processed ({_some(ordinals)}). {detail}")
 
 
 class NothingToAppendError(VerdictError):
     """Raised when output_action is append_row and no mini-batch returned a row."""
 
-    def __init__(self, detail: str) -> None:
-        self.detail = detail
+    def __init__(self, detail: str, left: int = 0) -> None:
+        self.detail, self.left = detail, left
         super().__init__(f"output_action is append_row and there is no row to append: {detail}")
 
 
@@ -280,12 +287,14 @@ class InterruptedRunError(ParallelRunError):
     :param why: the end of the sentence "node N …"
     :param done: mini-batches that the node has committed
     :param total: mini-batches of the job
+    :param superseded: a newer attempt of the node goes on with its work
     """
 
     retryable: ClassVar[bool] = True
 
-    def __init__(self, node: int, why: str, done: int, total: int) -> None:
+    def __init__(self, node: int, why: str, done: int, total: int, superseded: bool = False) -> None:
         self.node, self.why, self.done, self.total = node, why, done, total
+        self.superseded = superseded
         super().__init__(
             f"node {node} {why}; it has committed {done} of the job's {total} mini-batches, "
             "which will not be done again."

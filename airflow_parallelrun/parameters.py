@@ -4,27 +4,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import InvalidValueError
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.datasets import DatasetInput
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN = (int, str, float, bool, type(None))
 
 
-@runtime_checkable
-class _Dataset(Protocol):
-    # Structural: the datasets import this module. Only a dataset, not an input made of it, has from_files.
-    def from_files(self, path: Any) -> Any: ...
-
-    def as_mount(self) -> Any: ...
-
-    def as_download(self) -> Any: ...
-
-    def as_direct(self) -> Any: ...
-
-    def as_named_input(self, name: str) -> Any: ...
+class _Default(Enum):
+    # An enum member is the same object after pickling, too.
+    NONE_GIVEN = "none given"
 
 
 @dataclass(frozen=True)
@@ -33,12 +28,12 @@ class PipelineParameter:
 
     :param name: shown in the Trigger form and used in the run's conf; a Python identifier
     :param default_value: used when the run does not say: a number, text, bool, None, a list of these, or a
-        dataset
+        dataset. Left out, every run has to say; a DAG with a schedule refuses that
     :raises InvalidValueError: for any other name or default
     """
 
     name: str
-    default_value: Any
+    default_value: Any = _Default.NONE_GIVEN
 
     def __post_init__(self) -> None:
         """Check the name and the kind of default."""
@@ -49,28 +44,51 @@ class PipelineParameter:
         if isinstance(value, list) and all(isinstance(item, _PLAIN) for item in value):
             # A copy: nobody else can change it after it was checked.
             object.__setattr__(self, "default_value", list(value))
-        elif not isinstance(value, (*_PLAIN, _Dataset)):
+        elif not isinstance(value, (*_PLAIN, _Default)) and not _is_dataset(value):
             rule = "a number, text, bool, None, a list of these, or a dataset (Dataset.File.from_files(…))"
             raise InvalidValueError(f"default_value of PipelineParameter {self.name!r}", value, rule)
 
-    def as_mount(self) -> Any:
+    def __repr__(self) -> str:
+        """Show it as one writes it."""
+        default = "" if self.is_required else f", default_value={self.default_value!r}"
+        return f"PipelineParameter(name={self.name!r}{default})"
+
+    @property
+    def is_required(self) -> bool:
+        """Whether each run has to give a value, because there is no default."""
+        return self.default_value is _Default.NONE_GIVEN
+
+    def as_mount(self) -> DatasetInput:
         """Use the dataset that this parameter stands for as an input; see ``FileDataset.as_mount``."""
-        return replace(self._dataset().as_mount(), dataset=self)
+        return self._input().as_mount()
 
-    def as_download(self) -> Any:
+    def as_download(self) -> DatasetInput:
         """Use the dataset that this parameter stands for as an input; see ``FileDataset.as_download``."""
-        return replace(self._dataset().as_download(), dataset=self)
+        return self._input().as_download()
 
-    def as_direct(self) -> Any:
+    def as_direct(self) -> DatasetInput:
         """Use the dataset that this parameter stands for as an input; see ``FileDataset.as_direct``."""
-        return replace(self._dataset().as_direct(), dataset=self)
+        return self._input().as_direct()
 
-    def as_named_input(self, name: str) -> Any:
+    def as_named_input(self, name: str) -> DatasetInput:
         """Use the dataset that this parameter stands for as an input; see ``FileDataset.as_named_input``."""
-        return replace(self._dataset().as_named_input(name), dataset=self)
+        return self._input().as_named_input(name)
 
-    def _dataset(self) -> _Dataset:
-        if isinstance(self.default_value, _Dataset):
-            return self.default_value
-        rule = "a dataset such as Dataset.File.from_files(…) for a parameter that is used as an input"
+    def _input(self) -> DatasetInput:
+        # Without a default it stands for files: there is no other kind of dataset.
+        from airflow_parallelrun.datasets import DatasetInput
+
+        if self.is_required or _is_dataset(self.default_value):
+            return DatasetInput(self)
+        rule = (
+            "a dataset such as Dataset.File.from_files(…), or left out, for a parameter that is used as an "
+            "input"
+        )
         raise InvalidValueError(f"default_value of PipelineParameter {self.name!r}", self.default_value, rule)
+
+
+def _is_dataset(value: object) -> bool:
+    # Here and above, not at the top: the datasets import this module, and they are made into inputs there.
+    from airflow_parallelrun.datasets import FileDataset
+
+    return isinstance(value, FileDataset)

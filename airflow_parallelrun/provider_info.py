@@ -22,6 +22,10 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_parallelrun.operators.parallel_run"],
             }
         ],
+        "extra-links": [
+            f"airflow_parallelrun.operators.links.{name}"
+            for name in ("ErrorReportLink", "JobResultLink", "OutputLink")
+        ],
         "config": {
             "parallelrun": {
                 "description": "Where ParallelRunOperator and the parallelrun command keep what they need.",

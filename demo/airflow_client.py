@@ -11,6 +11,11 @@ import httpx
 
 FINISHED_STATES = frozenset({"success", "failed"})
 
+# The API server writes its audit log on its event loop. With SQLite it blocks there when a task's request has
+# the lock and waits for that loop, until SQLite gives up after 5 s: 500, before anything was done. Other
+# requests that do not get the lock are rolled back: 500, or 503 from a backfill.
+_DATABASE_TRIES = 4
+
 
 class AirflowApiError(RuntimeError):
     """Airflow refused a request."""
@@ -53,6 +58,12 @@ class AirflowClient:
         :param query_or_body: ``params`` or ``json``, as httpx takes them.
         :raises AirflowApiError: on any status from 400 up.
         """
+        for _ in range(_DATABASE_TRIES - 1):
+            try:
+                return _checked(self._http.request(method, f"/api/v2{path}", **query_or_body))
+            except AirflowApiError as error:
+                if error.status not in (500, 503) or "Database" not in error.detail:
+                    raise
         return _checked(self._http.request(method, f"/api/v2{path}", **query_or_body))
 
     def dag(self, dag_id: str) -> dict[str, Any]:

@@ -65,13 +65,26 @@ class Components:
     def __init__(self, folder: Path, logs: Path) -> None:
         self.folder = folder
         self.logs = logs
+        # What a killed component started may live on.
+        self._killed = folder / "killed"
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
-        """Start one component; its output goes to ``<logs>/<name>.log``."""
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Start one component; its output goes to ``<logs>/<name>.log``.
+
+        :param again: go on with the log of the one that was killed
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
-        with self.log(name).open("wb") as log:
+        with self.log(name).open("ab" if again else "wb") as log:
             child = subprocess.Popen(
                 argv,
                 env=dict(environment),
@@ -90,13 +103,27 @@ class Components:
         return self.logs / f"{name}.log"
 
     def listed(self) -> list[Component]:
-        """Return every component that has a pid file, alive or not."""
-        found = []
-        for path in sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(path.read_text())
-                found.append(Component(path.stem, int(entry["pid"]), float(entry["created"])))
-        return found
+        """Return every component that has a pid file, alive or not, and was not killed here."""
+        return _read(self.folder)
+
+    def kill(self, name: str, *, family: bool) -> None:
+        """End one component with SIGKILL, as a crash does.
+
+        :param family: with what it started; else that goes on, and ends with :meth:`stop`
+        :raises KeyError: when there is no such component, or it has ended already
+        """
+        component = {each.name: each for each in self.listed() if each.is_alive()}[name]
+        if family:
+            self._kill_until_none([component], component.members())
+        else:
+            leader = psutil.Process(component.pid)
+            leader.kill()
+            leader.wait(timeout=10)
+        for child in self._children:
+            if child.pid == component.pid:
+                child.wait()
+        self._killed.mkdir(exist_ok=True)
+        (self.folder / f"{name}.json").rename(self._killed / f"{name}-{component.pid}.json")
 
     def stop(self, grace_s: float = 5.0) -> bool:
         """End every component and what it started; return whether anything was alive.
@@ -104,7 +131,7 @@ class Components:
         SIGTERM goes to the leaders alone: they know how to end their own children. What is left
         after ``grace_s`` is killed.
         """
-        components = self.listed()
+        components = [*self.listed(), *_read(self._killed)]
         tree = _unique(member for component in components for member in component.members())
         for component in components:
             if component.is_alive():
@@ -115,7 +142,7 @@ class Components:
         for child in self._children:
             child.wait()
         self._children.clear()
-        for path in self.folder.glob("*.json"):
+        for path in (*self.folder.glob("*.json"), *self._killed.glob("*.json")):
             path.unlink(missing_ok=True)
         return bool(tree)
 
@@ -131,6 +158,15 @@ class Components:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             _, alive = psutil.wait_procs(alive, timeout=1)
+
+
+def _read(folder: Path) -> list[Component]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(path.read_text())
+            found.append(Component(path.stem, int(entry["pid"]), float(entry["created"])))
+    return found
 
 
 def _unique(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

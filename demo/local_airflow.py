@@ -25,7 +25,7 @@ from demo.airflow_client import AirflowClient
 from demo.components import Components
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 # The rest of the caller's environment could change what Airflow does: AIRFLOW__*, proxies, Python options.
@@ -36,6 +36,8 @@ _COMPONENTS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+# As the health page calls them.
+_HEARTBEATS = {"scheduler": "scheduler", "dag-processor": "dag_processor"}
 
 
 class LocalAirflowError(RuntimeError):
@@ -119,12 +121,11 @@ class LocalAirflow:
             self._port = _free_port()
             self._write_private("run/port", str(self._port))
             self._started = datetime.now(UTC)
-            environment = self.environment()
-            for name, arguments in _COMPONENTS.items():
-                argv = [sys.executable, "-m", "airflow", *arguments]
-                self._components.start(name, argv, environment, self.home)
+            for name in _COMPONENTS:
+                self._start_component(name)
             deadline = time.monotonic() + timeout_s
-            self._wait(self._healthy, "Airflow is not healthy", deadline)
+            healthy = partial(self._healthy, self._started, _HEARTBEATS.values())
+            self._wait(healthy, "Airflow is not healthy", deadline)
             self.wait_for_dags(dag_ids, timeout_s=deadline - time.monotonic())
         except BaseException:
             self.stop()
@@ -142,6 +143,25 @@ class LocalAirflow:
         since = since or self._started
         for dag_id in dag_ids:
             self._wait(partial(self._listed, dag_id, since), f"DAG {dag_id} is not listed", deadline)
+
+    def kill(self, name: str, *, family: bool = False) -> None:
+        """End one component with SIGKILL, as a crash does; :meth:`restart` brings it back.
+
+        :param name: ``api-server``, ``scheduler`` or ``dag-processor``.
+        :param family: with what it started; else that goes on, as the task processes of a scheduler do.
+        :raises KeyError: when it does not run.
+        """
+        self._components.kill(name, family=family)
+
+    def restart(self, name: str, timeout_s: float = 120.0) -> None:
+        """Start a component again that was killed, with the same port and secrets; wait until it is healthy.
+
+        :raises LocalAirflowError: when it dies, or the time is up.
+        """
+        moment = datetime.now(UTC)
+        self._start_component(name, again=True)
+        healthy = partial(self._healthy, moment, [_HEARTBEATS[name]] if name in _HEARTBEATS else [])
+        self._wait(healthy, f"Airflow's {name} is not healthy again", time.monotonic() + timeout_s)
 
     def check_alive(self) -> None:
         """Make sure that every component still runs.
@@ -226,7 +246,12 @@ class LocalAirflow:
             raise LocalAirflowError(f"airflow db migrate failed.\n{_tail(log)}")
         mark.write_text(installed)
 
-    def _healthy(self) -> bool:
+    def _start_component(self, name: str, *, again: bool = False) -> None:
+        argv = [sys.executable, "-m", "airflow", *_COMPONENTS[name]]
+        self._components.start(name, argv, self.environment(), self.home, again=again)
+
+    def _healthy(self, since: datetime, components: Iterable[str]) -> bool:
+        """Tell whether the API server answers, and these components have told it since that they live."""
         try:
             health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
             # Its first request takes seconds; it shall not be the first task's.
@@ -234,8 +259,7 @@ class LocalAirflow:
         except (httpx.HTTPError, ValueError):
             return False
         return health["metadatabase"]["status"] == "healthy" and all(
-            _after(health[name][f"latest_{name}_heartbeat"], self._started)
-            for name in ("scheduler", "dag_processor")
+            _after(health[name][f"latest_{name}_heartbeat"], since) for name in components
         )
 
     def _listed(self, dag_id: str, since: datetime) -> bool:

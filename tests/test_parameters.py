@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset
-from airflow_parallelrun.exceptions import InvalidValueError, NotSupportedError
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.parameters import PipelineParameter
 
 
@@ -20,6 +20,18 @@ def test_a_parameter_is_a_value(default: object) -> None:
     assert pickle.loads(pickle.dumps(parameter)) == parameter
     with pytest.raises(dataclasses.FrozenInstanceError):
         parameter.name = "other"  # type: ignore[misc]
+
+
+def test_without_a_default_it_is_required() -> None:
+    parameter = PipelineParameter("files")
+    assert parameter.is_required
+    assert not PipelineParameter("files", None).is_required
+    assert parameter != PipelineParameter("files", None)
+    assert repr(parameter) == "PipelineParameter(name='files')"
+    assert eval(repr(parameter)) == parameter
+    copy = pickle.loads(pickle.dumps(parameter))
+    assert copy == parameter
+    assert copy.is_required
 
 
 @pytest.mark.parametrize("name", ["", "1st", "a-b", "a b", "a\n", "ä", None, 5])
@@ -59,7 +71,25 @@ def test_a_dataset_parameter_becomes_an_input() -> None:
     assert mnist.as_named_input("images").as_direct() == DatasetInput(mnist, "direct", "images")
 
 
+def test_without_a_default_it_stands_for_files() -> None:
+    files = PipelineParameter("files")
+    assert files.as_mount() == DatasetInput(files, "mount")
+    assert files.as_named_input("images").as_download() == DatasetInput(files, "download", "images")
+    assert files.as_direct().to_dict() == {"type": "file", "paths": files, "mode": "direct", "name": None}
+    with pytest.raises(ConfigurationError, match="it has paths only once the run has started"):
+        _ = files.as_mount().paths
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/images", ["/data", "https://host/images"]])
+def test_the_value_of_a_run_is_checked_for_its_mode(path: object) -> None:
+    values = {**PipelineParameter("files").as_mount().to_dict(), "paths": path}
+    with pytest.raises(NotSupportedError, match=r"as_direct\(\)"):
+        DatasetInput.from_dict(values)
+
+
 def test_another_parameter_is_no_input() -> None:
+    with pytest.raises(InvalidValueError, match=r"'p' must be a dataset .*, or left out, .* got None"):
+        PipelineParameter("p", None).as_mount()
     with pytest.raises(InvalidValueError, match=r"'p' must be a dataset .* used as an input, got 'images'"):
         PipelineParameter("p", "images").as_mount()
 

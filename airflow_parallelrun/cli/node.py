@@ -32,13 +32,15 @@ class NodeEnd:
     :param node: its index
     :param status: the exit status that this end deserves
     :param message: what went wrong; empty where nothing did
-    :param interrupted: it was asked to stop
+    :param interrupted: it was asked to stop, or was superseded
+    :param superseded: another process goes on with the run
     """
 
     node: int
     status: int = 0
     message: str = ""
     interrupted: bool = False
+    superseded: bool = False
 
 
 def main(given: Sequence[str]) -> int:
@@ -67,7 +69,7 @@ def run_node(node: Node, index: int) -> NodeEnd:
     try:
         node.run()
     except InterruptedRunError as error:
-        return NodeEnd(index, message=str(error), interrupted=True)
+        return NodeEnd(index, message=str(error), interrupted=True, superseded=error.superseded)
     except ParallelRunError as error:
         return NodeEnd(index, exit_status(error), describe(error))
     # An aborted node is no failure of its own: reduce says what broke the threshold.

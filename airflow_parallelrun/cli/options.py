@@ -51,6 +51,8 @@ class FieldOption:
 
 
 THIS_MACHINE = "local"
+# The owner of a run of this command; an Airflow run is owned by DAG, run and step.
+OWNER_PREFIX = "cli/"
 
 FIELD_OPTIONS: dict[str, FieldOption] = {
     "environment": FieldOption(
@@ -237,7 +239,7 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
         inputs=inputs_of(parsed),
         output=parsed.output,
         arguments=tuple(parsed.script_arguments),
-        owner=f"cli/{secrets.token_hex(6)}",
+        owner=f"{OWNER_PREFIX}{secrets.token_hex(6)}",
         base_directory=str(Path.cwd()),
         models_root=models_root_of(parsed.models_root),
         storage_root=parsed.run_directory_root,

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_EQUAL_LINES = 60.0
 class Totals:
     """All nodes together.
 
-    :param rate: mini-batches per second since the first node started
+    :param rate: mini-batches per second since this command started
     :param seconds_left: None while nothing is done, and when all is
     """
 
@@ -54,11 +54,11 @@ class Display(Protocol):
 class Board:
     """Adds up the nodes' progress and hands it to a display.
 
-    :param total: mini-batches of the whole job
+    :param total: mini-batches of the whole job; a later round has fewer to do, and its nodes say how many
     """
 
     def __init__(self, total: int, display: Display) -> None:
-        self._total = total
+        self.total = total
         self._display = display
         self._started = time.monotonic()
         self._latest: dict[int, Progress] = {}
@@ -68,6 +68,7 @@ class Board:
         """Take a node's latest progress, from any thread."""
         with self._lock:
             self._latest[progress.node] = progress
+            self.total = progress.mini_batches_total
             self._display.show(self._totals())
 
     def close(self) -> None:
@@ -83,9 +84,10 @@ class Board:
     def _totals(self) -> Totals:
         seconds = max(time.monotonic() - self._started, 1e-3)
         done = self.done
+        new = done - sum(progress.mini_batches_before for progress in self._latest.values())
         failed = sum(progress.mini_batches_failed for progress in self._latest.values())
-        left = (self._total - done) * seconds / done if 0 < done < self._total else None
-        return Totals(self._total, done, failed, done / seconds, left)
+        left = (self.total - done) * seconds / new if new and done < self.total else None
+        return Totals(self.total, done, failed, new / seconds, left)
 
 
 class Lines:
@@ -134,7 +136,7 @@ class Bar:
 
     def show(self, totals: Totals) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=totals.done, details=totals.details)
+        self._bar.update(self._task, total=totals.total, completed=totals.done, details=totals.details)
 
     def close(self) -> None:
         """Leave the bar as it is now."""

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import shlex
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.exceptions import UnprocessedError, VerdictError
+from airflow_parallelrun.exceptions import OutputError, StorageError, UnprocessedError
 
-from .command import FAILED, complain
+from .command import FAILED, INTERRUPTED, complain, describe, exit_status
 from .options import parse_job, request_of
 from .progress import Board, display_for, duration
 from .supervisor import run_nodes
@@ -46,69 +45,90 @@ def main(given: Sequence[str]) -> int:
     nodes = f"{plan.node_count} node{'s' if plan.node_count > 1 else ''}"
     print(f"{plan.mini_batches} mini-batches of {plan.items} items on {nodes}", file=sys.stderr)
     print(f"run directory: {plan.run_dir}", file=sys.stderr, flush=True)
+    return run_plan(plan, started)
+
+
+def run_plan(plan: Plan, started: float) -> int:
+    """Start every node of a plan, reduce, tell the result, and return the exit status.
+
+    :param started: when the command did, on the monotonic clock
+    """
     board = Board(plan.mini_batches, display_for(plan.mini_batches, sys.stderr))
     try:
-        ends, stopped_by = run_nodes(plan, board)
-    finally:
-        board.close()
-    if stopped_by is not None and any(end.interrupted or end.status for end in ends):
-        committed = f"{board.done} of {plan.mini_batches} mini-batches are committed"
-        complain(f"interrupted; {committed} in the run directory {plan.run_dir}")
-        return 128 + stopped_by
-    return _conclude(plan, [end for end in ends if end.message], started)
+        try:
+            ends, stopped_by = run_nodes(plan, board)
+        finally:
+            board.close()
+        if any(end.superseded for end in ends):
+            complain("another command goes on with this run (parallelrun resume), so this one has stopped")
+            return FAILED
+        if stopped_by is not None and any(end.interrupted or end.status for end in ends):
+            complain(
+                f"interrupted; {board.done} of {board.total} mini-batches are committed. {_to_go_on(plan)}"
+            )
+            return 128 + stopped_by
+        return conclude(plan, [end for end in ends if end.message], started)
+    except KeyboardInterrupt:
+        complain(f"interrupted. {_to_go_on(plan)}")
+        return INTERRUPTED
 
 
-def _conclude(plan: Plan, troubled: list[NodeEnd], started: float) -> int:
-    """Reduce, tell the result, and return the exit status."""
-    from airflow_parallelrun.engine.reduce import reduce
+def conclude(plan: Plan, troubled: list[NodeEnd], started: float) -> int:
+    """Reduce, tell the result, and return the exit status.
+
+    :param troubled: the nodes that have something to say
+    """
+    from airflow_parallelrun.engine.reduce import settle
 
     try:
-        result = reduce(plan.run_dir).to_dict()
-    except VerdictError as error:
-        _summarise(_published(plan), plan, time.monotonic() - started)
+        result, failure = settle(plan.run_dir)
+    except (OutputError, StorageError) as error:
+        complain(f"{describe(error)}\nAll work is kept. {_to_go_on(plan)}")
+        return exit_status(error)
+    summarise(result.to_dict(), time.monotonic() - started)
+    if failure is None:
         for end in troubled:
-            complain(end.message)
-        if not (troubled and isinstance(error, UnprocessedError)):
-            # Else it would only say once more what the nodes have said.
-            complain(str(error))
-        return max([FAILED, *(end.status for end in troubled)])
+            complain(f"{end.message}\nThe other nodes have done its share.")
+        return 0
     for end in troubled:
-        complain(f"{end.message}\nThe other nodes have done its share.")
-    _summarise(result, plan, time.monotonic() - started)
-    return 0
-
-
-def _published(plan: Plan) -> dict[str, Any] | None:
-    """A failed job's result; None when there is no output folder that could have it."""
-    if plan.output is None:
-        return None
-    from airflow_parallelrun.config import RESULT_FILE
-
-    result: dict[str, Any] = json.loads(Path(plan.output, RESULT_FILE).read_bytes())
-    return result
-
-
-def _summarise(result: dict[str, Any] | None, plan: Plan, seconds: float) -> None:
-    lines = {"run directory": plan.run_dir, "logs": plan.logs}
-    if result is None:
-        lines = {"job": "failed", **lines}
-    else:
-        counts = result["counts"]
-        kinds = ", ".join(
-            f"{counts[kind]} {kind}" for kind in ("succeeded", "short", "failed", "unprocessed")
+        complain(end.message)
+    if not (troubled and isinstance(failure, UnprocessedError)):
+        # Else it would only say once more what the nodes have said.
+        complain(str(failure))
+    status = max([FAILED, *(end.status for end in troubled)])
+    if failure.left and status == FAILED:
+        complain(
+            f"{failure.left} mini-batches failed or were not processed. If the cause lies outside of the "
+            f"script and its options, which a run keeps as they are: {_to_go_on(plan)}"
         )
-        files = {"output file": result["output_file"], "failed items": result["failed_items_file"]}
-        lines = {
-            "job": f"{result['verdict']} in {duration(seconds)}",
-            "mini-batches": f"{counts['mini_batches']} ({kinds})",
-            "items": f"{counts['items']} ({counts['items_failed']} failed)",
-            "rows": str(counts["rows"]),
-            **{name: path for name, path in files.items() if path},
-            **lines,
-        }
+    return status
+
+
+def summarise(result: dict[str, Any], seconds: float | None = None) -> None:
+    """Print the summary.
+
+    :param seconds: how long it took; None when that was before
+    """
+    counts = result["counts"]
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("succeeded", "short", "failed", "unprocessed"))
+    lines = {
+        "job": result["verdict"] + ("" if seconds is None else f" in {duration(seconds)}"),
+        "mini-batches": f"{counts['mini_batches']} ({kinds})",
+        "items": f"{counts['items']} ({counts['items_failed']} failed)",
+        "rows": str(counts["rows"]),
+        "output file": result["output_file"],
+        "failed items": result["failed_items_file"],
+        "run directory": result["run_dir"],
+        "logs": result["logs"],
+    }
     for name, text in lines.items():
-        print(f"{name + ':':<15}{text}")
+        if text:
+            print(f"{name + ':':<15}{text}")
     sys.stdout.flush()
+
+
+def _to_go_on(plan: Plan) -> str:
+    return f"To go on: {shlex.join(['parallelrun', 'resume', plan.run_dir])}"
 
 
 class _ToStderr(logging.StreamHandler[Any]):

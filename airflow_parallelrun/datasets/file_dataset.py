@@ -80,7 +80,7 @@ class FileDataset:
 class DatasetInput:
     """A dataset, and how the script gets it.
 
-    :param dataset: the dataset, or a parameter whose default is one
+    :param dataset: the dataset, or a parameter whose default is one or that has no default
     :param mode: ``mount``, ``download`` or ``direct``
     :param name: letters, digits and underscores that do not start with a digit
     :raises InvalidValueError: for any other value
@@ -98,7 +98,7 @@ class DatasetInput:
         if self.name is not None and not named:
             rule = "letters, digits and underscores that do not start with a digit"
             raise InvalidValueError("the name of an input", self.name, rule)
-        if not isinstance(_default(self.dataset), FileDataset):
+        if not (_comes_with_the_run(self.dataset) or isinstance(_default(self.dataset), FileDataset)):
             rule = "a dataset such as Dataset.File.from_files(…), or a PipelineParameter whose default is one"
             raise InvalidValueError("the dataset of an input", self.dataset, rule)
 
@@ -134,8 +134,8 @@ class DatasetInput:
 
         :raises NotSupportedError: for a URL that would have to be mounted or downloaded
         """
-        dataset = _default(self.dataset)
-        for path in dataset.paths:
+        paths = () if _comes_with_the_run(self.dataset) else _default(self.dataset).paths
+        for path in paths:
             if self.mode != "direct" and is_remote(path):
                 instead = "Use as_direct(): the script gets the URLs and opens them itself."
                 raise NotSupportedError(f"as_{self.mode}() of {path!r}", instead)
@@ -170,6 +170,10 @@ class DatasetInput:
         paths = values.get("paths")
         dataset = paths if isinstance(paths, PipelineParameter) else FileDataset(_texts(paths))
         return cls(dataset, values.get("mode", "mount"), values.get("name")).check_mode()
+
+
+def _comes_with_the_run(dataset: object) -> bool:
+    return isinstance(dataset, PipelineParameter) and dataset.is_required
 
 
 def _default(dataset: object) -> Any:

@@ -10,16 +10,19 @@ from airflow_parallelrun.engine import ownership
 from airflow_parallelrun.engine.ledger import Ledger, Segments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_parallelrun.engine.plan import Plan
 
 # Below this many bytes gathering rows in memory beats a system call for each span.
 _GATHER_BYTES = 1 << 20
 
 
-def assemble(plan: Plan, ledger: Ledger, name: str) -> str:
+def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = lambda: None) -> str:
     """Write the output file and publish it.
 
     :param name: the file's name in the output folder
+    :param check: called when it is written and not yet published; what it raises prevents that
     :return: its path
     :raises OutputExistsError: when a file of another origin has that name
     :raises StorageError: when it cannot be written
@@ -27,6 +30,7 @@ def assemble(plan: Plan, ledger: Ledger, name: str) -> str:
     assert plan.output is not None
     with ownership.publishing(plan.output, name) as file:
         _write(file.fileno(), Segments(plan.store), ledger)
+        check()
     return os.path.join(plan.output, name)
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class Sighting(NamedTuple):
     """What one listing showed.
 
-    :param failures: of all nodes in this round
+    :param others: failures of all other attempts in this round, of whatever node
     :param superseded: whether a later attempt of this node exists
     :param aborted: whether a node proposed to stop
     """
 
-    failures: Failures
+    others: Failures
     superseded: bool
     aborted: bool
 
@@ -56,8 +56,9 @@ class Control:
                 entry = ControlEntry.parse(name)
                 latest[entry.attempt] = max(entry, latest.get(entry.attempt, entry))
         own = self._started.attempt
+        latest.pop(own, None)
         return Sighting(
-            failures=Failures(
+            others=Failures(
                 sum(entry.failed_items for entry in latest.values()),
                 sum(entry.failed_mini_batches for entry in latest.values()),
             ),

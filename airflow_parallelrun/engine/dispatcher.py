@@ -39,6 +39,9 @@ _TRACEBACKS = 3
 # Of a traceback that is shown in a message.
 TRACEBACK_END = 2000
 
+# Failures that a node logs, for each kind of error.
+FAILURES_TOLD = 3
+
 _NO_SECOND_TRY = "InputChangedError"
 
 
@@ -78,6 +81,7 @@ class Dispatcher:
         }
         self._queue: deque[Fed] = deque()
         self._seen: Counter[tuple[str, str]] = Counter()
+        self._told: Counter[tuple[str, str, str]] = Counter()
         self._killed: dict[int, _Kill] = {}
         self.processes: list[Process] = []
         self.finished: list[Line] = []
@@ -261,20 +265,33 @@ class Dispatcher:
     def _failed(self, process: Process, fed: Fed, result: protocol.Result) -> None:
         assert result.error is not None
         if fed.tries < self._max_try and result.error["type"] != _NO_SECOND_TRY:
-            logger.info(
-                "mini-batch %d failed in try %d of %d, will be tried again: %s",
-                fed.mini_batch.ordinal,
-                fed.tries,
-                self._max_try,
-                error_line(result.error),
-            )
+            self._tell(logging.INFO, fed, result.error, "failed and will be tried again")
             self._queue.append(Fed(fed.mini_batch, fed.tries + 1))
             return
         self._finish(process, fed, result)
 
+    def _tell(self, level: int, fed: Fed, error: dict[str, Any], what: str) -> None:
+        """Log the first failures of a kind: a million of them would bury everything else."""
+        kind = (what, error["type"], error["frame"] or "")
+        self._told[kind] += 1
+        if self._told[kind] <= FAILURES_TOLD:
+            last = self._told[kind] == FAILURES_TOLD
+            logger.log(
+                level,
+                "mini-batch %d, try %d of %d, %s: %s%s",
+                fed.mini_batch.ordinal,
+                fed.tries,
+                self._max_try,
+                what,
+                error_line(error),
+                " (no more of this kind are logged here)" if last else "",
+            )
+
     def _finish(self, process: Process, fed: Fed, result: protocol.Result) -> None:
         error = result.error
         if error is not None:
+            what = "failed" if result.status == protocol.FAILED else "came back short"
+            self._tell(logging.WARNING, fed, error, what)
             kind = (error["type"], error["frame"] or "")
             self._seen[kind] += 1
             if self._seen[kind] > _TRACEBACKS:

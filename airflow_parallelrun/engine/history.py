@@ -12,7 +12,7 @@ from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.journal import Line, read_journal
 from airflow_parallelrun.engine.ledger import Ledger
 from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.rounds import attempts, read_seal
+from airflow_parallelrun.engine.rounds import Seal, attempts, journals
 from airflow_parallelrun.worker import page
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def read_history(plan: Plan, started: Started) -> History:
     """Read what was finished before this attempt."""
     finished = bytearray(plan.mini_batches)
     if started.round:
-        ledger = Ledger.read(plan, read_seal(plan.store, started.round - 1))
+        # Not what the last seal has: a node that was alive then may have done more, and the next seal has it.
+        ledger = Ledger.read(plan, Seal(started.round, journals(plan.store)), before_round=started.round)
         for ordinal in range(plan.mini_batches):
             finished[ordinal] = ledger.succeeded(ordinal)
     history = History(finished, finished.count(0))

@@ -2,12 +2,14 @@
 """The journal: one line for each finished mini-batch, and only what it names exists.
 
 A journal is written by one attempt. Its first line says whose it is; each further line is one mini-batch.
-A last line without its newline is torn and does not count.
+A last line without its newline is torn and does not count; nor does a line that cannot be read: a power cut
+may leave a hole in what had not been flushed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_parallelrun.engine.names import Attempt
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_parallelrun.engine.store import Store
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
@@ -113,13 +117,15 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
     :param name: the journal's name in the run directory
     :param length: bytes that count
     :param plan_id: the plan that it must belong to
-    :raises StorageError: when it belongs to another plan, or a line that is whole is not readable
+    :raises StorageError: when it belongs to another plan
     """
     with store.open(name) as file:
         lines = _whole_lines(file, length)
         try:
-            attempt, round_ = _read_header(next(lines), store.path(name), plan_id)
-        except StopIteration:
+            attempt, round_ = _read_header(next(lines, b""), store.path(name), plan_id)
+        except (ValueError, TypeError, KeyError) as error:
+            if length:
+                logger.warning("%s: nothing counts, its first line is damaged: %s", store.path(name), error)
             return
         for number, text in enumerate(lines, 2):
             try:
@@ -127,7 +133,10 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
                 values["extents"] = [Extent(*extent) for extent in values["extents"]]
                 line = Line(**values)
             except (ValueError, TypeError, KeyError) as error:
-                raise StorageError(store.path(name), f"line {number} is damaged: {error}") from error
+                logger.warning(
+                    "%s: line %d is damaged and does not count: %s", store.path(name), number, error
+                )
+                continue
             yield Record(attempt, round_, line)
 
 
@@ -142,10 +151,7 @@ def _whole_lines(file: BinaryIO, length: int) -> Iterator[bytes]:
 
 
 def _read_header(line: bytes, path: str, plan_id: str) -> tuple[Attempt, int]:
-    try:
-        first = json.loads(line)
-        if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
-            raise StorageError(path, f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}")
-        return Attempt.parse(first["attempt"]), int(first["round"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(path, f"its first line is damaged: {error}") from error
+    first = json.loads(line)
+    if first["plan_id"] != plan_id or first["format_version"] != FORMAT_VERSION:
+        raise StorageError(path, f"is not a journal of plan {plan_id} in format {FORMAT_VERSION}")
+    return Attempt.parse(first["attempt"]), int(first["round"])

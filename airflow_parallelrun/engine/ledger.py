@@ -128,16 +128,20 @@ class Ledger:
         self._problems: dict[int, Record] = {}
 
     @classmethod
-    def read(cls, plan: Plan, seal: Seal) -> Ledger:
+    def read(cls, plan: Plan, seal: Seal, before_round: int | None = None) -> Ledger:
         """Read the journals that a seal names.
 
         A line whose bytes are not there, or are not the ones that were journalled, does not count.
+
+        :param before_round: leave out what was written in this round and later ones
         """
         ledger = cls(plan)
         store = plan.store
         segments = Segments(store)
         for name, length in sorted(seal.journals):
             for place, record in enumerate(read_journal(store, name, length, plan.plan_id)):
+                if before_round is not None and record.round >= before_round:
+                    break
                 if all(segments.view(extent) is not None for extent in record.line.extents):
                     ledger._enter(record, place)
         return ledger

@@ -62,10 +62,13 @@ class LogForwarder:
         for tail in self._tails:
             tail.ended |= tail.path in vars(process.files).values()
 
-    def close(self) -> None:
-        """Show what is left, and end the thread."""
+    def close(self, limit_s: float | None = None) -> None:
+        """Show what is left, and end the thread.
+
+        :param limit_s: how long to wait at most for who reads the log; default as long as it takes
+        """
         self._over.set()
-        self._thread.join()
+        self._thread.join(limit_s)
 
     def _loop(self) -> None:
         while not self._over.wait(INTERVAL_S):

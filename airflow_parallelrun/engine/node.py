@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.progress import Progress, Reporter
 from airflow_parallelrun.engine.session import Session
@@ -54,9 +55,12 @@ class Node:
         self._progress_interval_s = progress_interval_s
         self._wakeup = Wakeup()
 
-    def request_stop(self) -> None:
-        """Have :meth:`run` commit what is complete and raise; may be called from a signal handler."""
-        self._wakeup.request_stop()
+    def request_stop(self, reason: str = "was asked to stop") -> None:
+        """Have :meth:`run` commit what is complete and raise; may be called from a signal handler.
+
+        :param reason: for the error's message, where it goes on from "node 0 …"
+        """
+        self._wakeup.request_stop(reason)
 
     def run(self) -> NodeResult:
         """Work until nothing is left to claim; once, and from the main thread, with which processes die.
@@ -66,6 +70,10 @@ class Node:
         :raises InterruptedRunError: when it was asked to stop, or a newer attempt of this node has started
         :raises StorageError: when the run directory cannot be written
         """
+        with background_log():
+            return self._run()
+
+    def _run(self) -> NodeResult:
         session = Session(read_plan(self._run_dir), self._index, self._wakeup)
         reporter = None
         if self._on_progress:

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_parallelrun.config import FAILED_ITEMS_FILE, OWN_FOLDER, RESULT_FILE
-from airflow_parallelrun.engine.store import Store, sync_folder
+from airflow_parallelrun.engine.store import TEMPORARY, Store, lock_temporary, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+logger = logging.getLogger(__name__)
 
 FOLDER = OWN_FOLDER
 RESULT = RESULT_FILE
 FAILED_ITEMS = FAILED_ITEMS_FILE
 
 _OWNER = "owner.json"
-_TEMPORARY = ".tmp-"
 
 
 def folder(output: str) -> str:
@@ -40,11 +42,12 @@ def result_names(append_row_file_name: str | None) -> list[str]:
     return [name for name in (append_row_file_name, FAILED_ITEMS, RESULT) if name]
 
 
-def take(output: str, owner: str, results: Sequence[str]) -> None:
+def take(output: str, owner: str, results: Sequence[str], anew: bool = True) -> None:
     """Make the folder and take it, or find that it is ours already.
 
     :param owner: who the run is
     :param results: names that the run will publish
+    :param anew: whether the result that is there becomes untrue, and has to go
     :raises OutputOwnedError: when it belongs to another run
     :raises OutputExistsError: when a file of another origin has the name of a result
     """
@@ -64,13 +67,13 @@ def take(output: str, owner: str, results: Sequence[str]) -> None:
             raise OutputOwnedError(output, other)
     for name in results:
         _check_ours(output, name)
-    # Its presence says that the other results are whole, and they are about to be made anew.
-    retract(output, RESULT)
+    if anew:  # its presence says that the other results are whole
+        retract(output, RESULT)
 
 
 def temporary(output: str) -> str:
-    """Return a new name in the output's own directory, for a result that is being written."""
-    return os.path.join(output, f"{_TEMPORARY}{secrets.token_hex(8)}")
+    """Return a new name for a result that is being written: in our own folder, on the same file system."""
+    return os.path.join(folder(output), f"{TEMPORARY}{secrets.token_hex(8)}")
 
 
 def publish(output: str, name: str, written: str) -> str:
@@ -90,6 +93,7 @@ def publish(output: str, name: str, written: str) -> str:
     else:
         os.unlink(written)
     sync_folder(output)
+    logger.info("published %s", target)
     return target
 
 
@@ -100,38 +104,71 @@ def publishing(output: str, name: str) -> Iterator[BinaryIO]:
     :raises OutputExistsError: when a file of another origin has that name
     :raises StorageError: when it cannot be written
     """
-    written = temporary(output)
+    written = ""
     try:
-        with open(written, "xb") as file:
+        os.makedirs(folder(output), exist_ok=True)
+        with _open_temporary(output) as file:
+            written = file.name
             yield file
             file.flush()
             os.fsync(file.fileno())
-        publish(output, name, written)
+            publish(output, name, written)
     except OSError as error:
         raise StorageError(os.path.join(output, name), error.strerror or str(error)) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it has got its name; else the next reduce removes it
             os.unlink(written)
+
+
+def _open_temporary(output: str) -> BinaryIO:
+    while True:
+        file = open(temporary(output), "xb")  # noqa: SIM115 - open for as long as it is locked
+        if lock_temporary(file.fileno()):
+            return file
+        file.close()
+
+
+def is_published(output: str, name: str) -> bool:
+    """Tell whether a result is there, and is what this run published."""
+    status = _status(os.path.join(output, name))
+    return status is not None and _is_ours(output, status)
 
 
 def retract(output: str, name: str) -> None:
     """Remove a result that this run published before; nothing happens when there is none.
 
     :raises OutputExistsError: when a file of another origin has that name
+    :raises StorageError: when it cannot be removed
     """
     _check_ours(output, name)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(output, name))
+    target = os.path.join(output, name)
+    try:
+        os.unlink(target)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(target, error.strerror or str(error)) from error
 
 
 def _check_ours(output: str, name: str) -> None:
     target = os.path.join(output, name)
-    try:
-        mark = _mark(os.lstat(target))
-    except FileNotFoundError:
-        return
-    if not Store(folder(output)).exists(mark):
+    status = _status(target)
+    if status is not None and not _is_ours(output, status):
         raise OutputExistsError(target)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return what is known of a file; None when there is none."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(path, error.strerror or str(error)) from error
+
+
+def _is_ours(output: str, status: os.stat_result) -> bool:
+    return Store(folder(output)).exists(_mark(status))
 
 
 def _mark(status: os.stat_result) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +22,13 @@ from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError,
 from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.engine.plan import MiniBatch, Plan
     from airflow_parallelrun.engine.rounds import Started
+
+logger = logging.getLogger(__name__)
 
 # What a worker gets of the node's environment. Everything else stays behind: Airflow keeps connections,
 # keys and tokens there.
@@ -53,6 +55,12 @@ _ENVIRONMENT = frozenset(
     ]
 )
 _ENVIRONMENT_PREFIXES = ("LC_", "OMP_", "MKL_", "OPENBLAS_", "TF_", "KMP_")
+
+# A process that has closed its socket is expected to end within this time.
+_CLOSED_AND_ALIVE_S = 5.0
+_POLL_S = 0.005
+# What was killed is gone in no time, unless it hangs in the kernel; a node that is stopped has 4 s for all.
+_COLLECT_S = 1.0
 
 _RECEIVE_BYTES = 1 << 18
 _SEND_BUFFER_BYTES = 1 << 20
@@ -118,10 +126,13 @@ class Process:
     def _start(self, plan: Plan, started: Started, code: str) -> None:
         store = plan.store
         for path in (self.files.stdout, self.files.stderr):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            except OSError as error:
+                raise StorageError(path, error.strerror or str(error)) from error
         segment_fd = store.create_growing(self.segment)
-        page_fd = store.create_growing(f"{names.PAGES}/{started.attempt}-{self.number}")
-        os.ftruncate(page_fd, page.SIZE)
+        # Written and not only made long: a mapped page that the disk has no room for would be a SIGBUS.
+        page_fd = store.create_growing(f"{names.PAGES}/{started.attempt}-{self.number}", bytes(page.SIZE))
         self.page = page.Page(page_fd)
         self.page.write(page.INIT)
         self.channel, theirs = socket.socketpair()
@@ -249,25 +260,43 @@ class Process:
         self._unsent.append(protocol.encode(message))
         self.send_rest()
 
-    def poll(self) -> int | None:
-        """Return the exit status if the process has ended."""
-        return self._popen.poll()
+    def has_ended(self) -> bool:
+        """Tell whether the process has ended; it is not collected, so that its number stays its own."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # collected already
+            return True
 
     def kill(self) -> None:
         """Kill the process with everything that it started."""
+        self.kill_group()
+        guardian.kill_members(self.tag, {self.pid})
+
+    def kill_group(self) -> None:
+        """Kill the process and what stayed in its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        guardian.kill_tagged(self.tag)
 
     def wait(self) -> int:
         """Collect a process that is dead or about to be, and what it left running; return its exit status."""
+        deadline = time.monotonic() + _CLOSED_AND_ALIVE_S
+        while not self.has_ended():
+            if time.monotonic() > deadline:  # it closed its socket and lives on
+                self.kill()
+            time.sleep(_POLL_S)
+        # Before it is collected: from then on its session's number may be given to somebody else.
+        guardian.kill_members(self.tag, {self.pid})
+        return self._popen.wait()
+
+    def collect(self, deadline: float) -> None:
+        """Wait for the end of a process that was killed.
+
+        :param deadline: on the monotonic clock; one that hangs in the kernel is left behind then
+        """
         try:
-            status = self._popen.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it closed its socket and lives on
-            self.kill()
-            status = self._popen.wait()
-        guardian.kill_tagged(self.tag)
-        return status
+            self._popen.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logger.warning("%s (pid %d) was killed and does not end", self.name, self.pid)
 
     def close(self) -> None:
         """Free the socket and the page, and leave the page saying that nothing runs here."""
@@ -276,35 +305,18 @@ class Process:
         self.page.close()
 
 
-class Guardian:
-    """The process that cleans up after the node if the node cannot.
+def end_all(processes: Collection[Process], tag: str) -> None:
+    """Kill processes with everything that they started, in one go: each look through /proc takes its time.
 
-    :param tag: what the node's processes carry in their environment
-    :param folder: removed when the node is gone
+    :param tag: the node's
     """
-
-    def __init__(self, tag: str, folder: str) -> None:
-        self._folder = folder
-        self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, tag, folder],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-
-    def close(self) -> None:
-        """Have it clean up now, and wait until it is done."""
-        assert self._popen.stdin is not None
-        self._popen.stdin.close()
-        try:
-            self._popen.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    for process in processes:
+        process.kill_group()
+    guardian.kill_members(tag, {process.pid for process in processes})
+    deadline = time.monotonic() + _COLLECT_S
+    for process in processes:
+        process.collect(deadline)
+        process.close()
 
 
 def _cannot_start(python: str, error: OSError) -> ParallelRunError:

@@ -32,6 +32,7 @@ class Progress:
     :param seconds: since this attempt started
     :param processes: alive now
     :param first_init_s: seconds until the first process was ready; None before that
+    :param mini_batches_before: of those done, how many earlier attempts of this node did
     """
 
     node: int
@@ -45,6 +46,7 @@ class Progress:
     seconds: float
     processes: int
     first_init_s: float | None
+    mini_batches_before: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values; a few hundred bytes."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from dataclasses import replace
@@ -13,12 +14,15 @@ from airflow_parallelrun.engine import budget, names, ownership, report
 from airflow_parallelrun.engine.assembly import assemble
 from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.ledger import UNPROCESSED, Counts, Ledger
+from airflow_parallelrun.engine.leftovers import remove_temporaries
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.report import JobResult
-from airflow_parallelrun.engine.rounds import attempts, seal
+from airflow_parallelrun.engine.rounds import attempts, is_last, seal
+from airflow_parallelrun.engine.standing import published_result
 from airflow_parallelrun.exceptions import (
     NothingToAppendError,
+    OutputError,
     ThresholdExceededError,
     UnprocessedError,
     VerdictError,
@@ -28,53 +32,113 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 5
+
+
+class _OvertakenError(Exception):
+    """A later round was sealed while this one was being published."""
 
 
 def reduce(run_dir: str) -> JobResult:
     """Judge a run, and publish its output if it succeeded.
 
-    ``job_result.json`` is written last, also for a failed job; its presence says that the rest is there.
-
     :param run_dir: the run directory
     :raises ThresholdExceededError: when more failed than was tolerated
     :raises UnprocessedError: when mini-batches are left that no node finished
     :raises NothingToAppendError: when output_action is append_row and there is no row
+    :raises OutputOwnedError: when the output folder belongs to another run by now
     :raises OutputExistsError: when a file of another origin is in the way
     :raises StorageError: when the run directory cannot be read or the output not written
     """
-    started = time.monotonic()
-    plan = read_plan(run_dir)
-    sealed = seal(plan.store)
-    ledger = Ledger.read(plan, sealed)
-    result = _result(plan, sealed, ledger)
-    failure = _judge(plan, ledger, result)
-    if failure is not None:
-        result = replace(result, verdict="failed", reason=str(failure))
-    if plan.output is not None:
-        result = _publish_all(plan, plan.output, ledger, result, started)
+    result, failure = settle(run_dir)
     if failure is not None:
         raise failure
     return result
 
 
+def settle(run_dir: str) -> tuple[JobResult, VerdictError | None]:
+    """Do what :func:`reduce` does, but return the verdict of a failed job beside its result.
+
+    ``job_result.json`` is written last, also for a failed job; its presence says that the rest is there.
+    """
+    plan = read_plan(run_dir)
+    _sweep(plan)  # before anything is written: the disk may be full of what one that was killed has left
+    while True:
+        try:
+            settled = _conclude(plan, seal(plan.store))
+        except _OvertakenError:
+            logger.info("a later round was sealed meanwhile; judging that one")
+        else:
+            _sweep(plan)
+            return settled
+
+
+def _sweep(plan: Plan) -> None:
+    for folder in (plan.run_dir, *([ownership.folder(plan.output)] if plan.output else [])):
+        remove_temporaries(folder)
+
+
+def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]:
+    """Judge a round, and publish the verdict."""
+    started = time.monotonic()
+    ledger = Ledger.read(plan, sealed)
+    result = _result(plan, sealed, ledger)
+    counts = result.counts
+    logger.info(
+        "round %d is sealed: of %d mini-batches %d succeeded, %d are short, %d failed, %d are left; %d rows",
+        sealed.round,
+        counts.mini_batches,
+        counts.succeeded,
+        counts.short,
+        counts.failed,
+        counts.unprocessed,
+        counts.rows,
+    )
+    failure = _judge(plan, ledger, result)
+    if failure is not None:
+        result = replace(result, verdict="failed", reason=str(failure))
+    try:
+        if plan.output is not None:
+            result = _publish_all(plan, plan.output, ledger, result, started)
+    except OutputError as error:
+        if failure is None:
+            raise
+        # Why the job failed says more than why that cannot be written.
+        logger.error("the result was not published: %s", error)
+    return result, failure
+
+
 def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float) -> JobResult:
     """Publish what the verdict calls for, and take back what an earlier one left that it does not."""
+
+    def check() -> None:
+        if not is_last(plan.store, result.round):
+            raise _OvertakenError
+
+    check()
+    name = plan.config.append_row_file_name
+    has_output = result.verdict != "failed" and plan.append_row
+    # The folder may have been removed since split, and another run may have taken it.
+    # A reduce that is repeated comes to the same result, and somebody may be reading the one that is there.
+    anew = published_result(plan) is None
+    ownership.take(output, plan.owner, ownership.result_names(name if has_output else None), anew)
     if ledger.has_problems:
         with ownership.publishing(output, ownership.FAILED_ITEMS) as file:
             file.writelines(report.failed_item_lines(plan, ledger.problems()))
+            check()
         result = replace(result, failed_items_file=os.path.join(output, ownership.FAILED_ITEMS))
     else:
         ownership.retract(output, ownership.FAILED_ITEMS)
-    name = plan.config.append_row_file_name
-    if name and plan.append_row:
-        if result.verdict == "failed":
-            ownership.retract(output, name)
-        else:
-            result = replace(result, output_file=assemble(plan, ledger, name))
+    if name and has_output:
+        result = replace(result, output_file=assemble(plan, ledger, name, check))
+    elif name and ownership.is_published(output, name):
+        ownership.retract(output, name)
     result.durations["reduce_s"] = round(time.monotonic() - started, 3)
     with ownership.publishing(output, ownership.RESULT) as file:
         file.write(result.to_json())
+        check()
     return result
 
 
@@ -99,15 +163,16 @@ def _result(plan: Plan, sealed: Seal, ledger: Ledger) -> JobResult:
 
 def _judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:
     counts = result.counts
+    left = counts.failed + counts.unprocessed
     failures = Failures(counts.items_failed, counts.failed + counts.short)
     breaches = budget.final_breaches(plan.config, failures, counts.mini_batches)
     if breaches:
-        return ThresholdExceededError(breaches, _story(result))
+        return ThresholdExceededError(breaches, _story(result), left)
     if counts.unprocessed:
         ordinals = list(ledger.ordinals(UNPROCESSED))
-        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan, result.round))
+        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan, result.round), left)
     if plan.append_row and counts.rows == 0:
-        return NothingToAppendError(_why_nothing(counts, result))
+        return NothingToAppendError(_why_nothing(counts, result), left)
     return None
 
 
@@ -137,7 +202,10 @@ def _why_nothing(counts: Counts, result: JobResult) -> str:
 
 def _why_unprocessed(plan: Plan, round_: int) -> str:
     """Return how the last attempt of each node in the round ended, where that left work behind."""
-    last = {attempt.node: attempt for attempt, of in attempts(plan.store).items() if of == round_}
+    started = attempts(plan.store)
+    # A round in which none has started has what one of an earlier round did after that was sealed.
+    in_round = [attempt for attempt, of in started.items() if of == round_] or list(started)
+    last = {attempt.node: attempt for attempt in in_round}
     ends = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
     told = []
     for attempt in last.values():
@@ -147,11 +215,8 @@ def _why_unprocessed(plan: Plan, round_: int) -> str:
         end = json.loads(plan.store.read(f"{names.ENDS}/{attempt}"))
         if end["outcome"] != "finished":
             told.append(f"node {attempt} {end['outcome']}: {end['message']}".rstrip("."))
-    story = "; ".join(told[:_SHOWN]) or "no node was started"
-    return (
-        f"{story}. To go on, clear the failed nodes (the run tasks) together with reduce; "
-        f"what is done is not done again. Logs: {plan.logs}"
-    )
+    story = "; ".join(told[:_SHOWN]) or "no node was started for them"
+    return f"{story}. Logs: {plan.logs}"
 
 
 def _node_durations(plan: Plan) -> dict[str, float]:

@@ -4,6 +4,9 @@
 A *round* ends with a seal: the list of journals and lengths that count for its verdict. A node that starts
 before the seal continues the round; one that starts after it opens the next. Retry, clear and resume are
 this one mechanism.
+
+A round also ends when a node starts again that was aborted in it. Nobody retries a node that ended in order:
+a person wants its failures done again, which the abort would stop at once.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.engine.store import sync_folder
+from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.store import Store
@@ -61,7 +66,11 @@ def start_attempt(store: Store, node: int) -> Started:
     while True:
         round_ = sealed_rounds(store)
         taken = [each.k for each in list_attempts(store) if each.node == node]
-        attempt = Attempt(node, 1 + max(taken, default=0))
+        last = Attempt(node, max(taken, default=0))
+        if _was_aborted(store, last, round_):
+            seal(store)
+            continue
+        attempt = Attempt(node, last.k + 1)
         token = secrets.token_hex(8)
         record = {
             "format_version": FORMAT_VERSION,
@@ -96,32 +105,75 @@ def sealed_rounds(store: Store) -> int:
     round_ = 0
     while store.exists(names.seal(round_)):
         round_ += 1
+    if round_:  # what is built on a seal must not outlive it, and its maker may not have flushed its name yet
+        sync_folder(os.path.dirname(store.path(names.seal(round_ - 1))))
     return round_
 
 
+def journals(store: Store) -> tuple[tuple[str, int], ...]:
+    """Return every journal and its length now."""
+    return tuple((f"{names.JOURNAL}/{entry.name}", entry.size) for entry in store.entries(names.JOURNAL))
+
+
 def seal(store: Store) -> Seal:
-    """Seal the open round; or, when no node has started in it, return the last seal.
+    """Seal the open round; or, when no node has worked since the last seal, return that.
 
     Repeated and concurrent calls return the same seal.
     """
     round_ = sealed_rounds(store)
     if round_ and round_ not in attempts(store).values():
-        return read_seal(store, round_ - 1)
-    journals = [[f"{names.JOURNAL}/{entry.name}", entry.size] for entry in store.entries(names.JOURNAL)]
-    for name, _ in journals:
-        store.sync(str(name))  # of a node that is alive the last lines may not be durable yet
+        last = read_seal(store, round_ - 1)
+        if not _ended_since(store, last):
+            return last
+    found = journals(store)
+    for name, _ in found:
+        try:
+            store.sync(name)  # of a node that is alive the last lines may not be durable yet
+        except OSError as error:
+            raise StorageError(store.path(name), error.strerror or str(error)) from error
+    if found:  # nor their names
+        sync_folder(store.path(names.JOURNAL))
     record = {
         "format_version": FORMAT_VERSION,
         "round": round_,
         "token": secrets.token_hex(8),
         "sealed_at": utc_now(),
-        "journals": journals,
+        "journals": found,
     }
-    store.create_exclusive(names.seal(round_), json.dumps(record).encode())
-    return read_seal(store, round_)
+    if store.create_exclusive(names.seal(round_), json.dumps(record).encode()):
+        return read_seal(store, round_)
+    return seal(store)  # somebody else was faster, and may have listed the journals before a node ended
 
 
 def read_seal(store: Store, round_: int) -> Seal:
     """Read the seal of a round."""
     record = json.loads(store.read(names.seal(round_)))
     return Seal(round_, tuple((str(name), int(length)) for name, length in record["journals"]))
+
+
+def is_last(store: Store, round_: int) -> bool:
+    """Tell whether no later round than this one has been sealed."""
+    return not store.exists(names.seal(round_ + 1))
+
+
+def _was_aborted(store: Store, attempt: Attempt, round_: int) -> bool:
+    """Tell whether an attempt has ended, in this round, because a threshold was exceeded."""
+    try:
+        end = json.loads(store.read(f"{names.ENDS}/{attempt}"))
+    except FileNotFoundError:
+        return False
+    return bool(end["outcome"] == "aborted" and end["round"] == round_)
+
+
+def _ended_since(store: Store, seal: Seal) -> bool:
+    """Tell whether a node of an earlier round has ended with work that the seal does not know.
+
+    It had started just before the seal, or was frozen meanwhile. One that still works does not count: its
+    journal would be another one at every look.
+    """
+    sealed = dict(seal.journals)
+    ended = {Attempt.parse(name) for name in store.names(names.ENDS)}
+    return any(
+        length > sealed.get(name, 0) and Attempt.parse(name.rpartition("/")[2]) in ended
+        for name, length in journals(store)
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import selectors
 import tempfile
 import time
@@ -24,11 +23,13 @@ from airflow_parallelrun.engine.claims import Claims
 from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.control import Control
 from airflow_parallelrun.engine.dispatcher import Dispatcher
+from airflow_parallelrun.engine.guarding import Guardian
 from airflow_parallelrun.engine.history import Tally, read_history
 from airflow_parallelrun.engine.journal import Line, header
+from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
 from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
-from airflow_parallelrun.engine.pool import Guardian, Process
+from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.questions import answer
 from airflow_parallelrun.engine.rounds import start_attempt
@@ -37,6 +38,7 @@ from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunE
 from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
+    from airflow_parallelrun.engine.control import Sighting
     from airflow_parallelrun.engine.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ INIT_FAILURES_PER_PROCESS = 3
 GRACE_S = 0.2
 # A disk may take so long to make the last results durable: Airflow kills the task 5 s after its request.
 STOP_FLUSH_S = 2.0
+# And whoever reads the log so long to take the rest.
+STOP_LOG_S = 0.5
 
 
 class Session:
@@ -77,6 +81,7 @@ class Session:
         self._tally = self._history.tally
         self._own = Tally()
         self._state = "starting"
+        self._superseded = False
         self.outcome, self.message = "finished", ""
         self._claims = Claims(plan, self._started, self._history.chunks(plan))
         self._control = Control(self._store, self._started)
@@ -94,22 +99,24 @@ class Session:
         attempt = self._started.attempt
         self._selector = opened.enter_context(selectors.DefaultSelector())
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
+        remove_leftovers(self._store, attempt)
         try:
-            self._folder = tempfile.mkdtemp(prefix="parallelrun-")
+            self._folder = make_folder(self._started.token)
         except OSError as error:
             raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
-        self._tag = secrets.token_hex(8)
-        opened.callback(Guardian(self._tag, self._folder).close)
+        # So that the next attempt can tell whose processes these are.
+        self._tag = self._started.token
+        self._guardian = Guardian(self._tag, self._folder)
+        opened.callback(self._guardian.close)
         try:
             unpack(self._store.read(names.CODE), self._folder)
         except OSError as error:
             raise StorageError(self._folder, error.strerror or str(error)) from error
         self._logs = LogForwarder(self._plan.config.logging_level)
-        opened.callback(self._logs.close)
+        opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
         journal = f"{names.JOURNAL}/{attempt}-0.jsonl"
-        fd = self._store.create_growing(journal)
+        fd = self._store.create_growing(journal, header(self._plan.plan_id, attempt, self._started.round))
         opened.callback(os.close, fd)
-        os.write(fd, header(self._plan.plan_id, attempt, self._started.round))
         self._committer = Committer(fd, self._store.path(journal), self._store.sync, self._wakeup.wake)
         opened.callback(self._committer.close)
         logger.info(
@@ -132,8 +139,9 @@ class Session:
             self._start_processes()
             dispatcher.feed(last=not self._claims.free)
             self._wait()
+            self._look()
             self._collect()
-            self._tick()
+            self._judge()
             if self.outcome == "aborted":
                 break
             self._claim()
@@ -141,23 +149,23 @@ class Session:
             self._end_processes()
         self._committer.flush()
         self._collect()
-        self._control.publish(self._own.failures, self._own.done)
+        self._meet()
         self._state = self.outcome
         if not self.message:
             self.message = f"{self._own.done} mini-batches done"
         logger.info("node %s %s: %s", self._started.attempt, self.outcome, self.message)
 
     def close(self, outcome: str, message: str) -> None:
-        """End everything that was started; commit what is complete, if that is still possible."""
+        """End everything that was started; commit what is complete, if that is still possible and useful."""
         self._state = outcome
-        for process in self._dispatcher.processes:
-            process.kill()
-            process.wait()
-            process.close()
+        if outcome == "interrupted":
+            logger.info("node %s %s: %s", self._started.attempt, outcome, message)
+        end_all(self._dispatcher.processes, self._tag)
         self._dispatcher.processes.clear()
         with self._opened:
-            self._commit(hurry=True)
-            self._committer.flush(STOP_FLUSH_S if self._wakeup.stop_requested else None)
+            if not self._superseded:
+                self._commit(hurry=True)
+                self._committer.flush(STOP_FLUSH_S if self._wakeup.stop_requested else None)
             self._store.put(f"{names.ENDS}/{self._started.attempt}", self._end_record(outcome, message))
 
     def progress(self) -> Progress:
@@ -175,6 +183,7 @@ class Session:
             seconds=round(time.monotonic() - self._started_at, 3),
             processes=len(self._dispatcher.processes),
             first_init_s=round(ready - self._started_at, 3) if ready else None,
+            mini_batches_before=self._tally.done - self._own.done,
         )
 
     def _end_record(self, outcome: str, message: str) -> bytes:
@@ -242,6 +251,7 @@ class Session:
         while len(dispatcher.processes) < wanted:
             process = Process(self._plan, self._started, self._process_count, self._folder, self._tag)
             self._process_count += 1
+            self._guardian.watch(process.pid)
             dispatcher.processes.append(process)
             self._selector.register(process.channel, selectors.EVENT_READ, process)
             self._logs.follow(process)
@@ -268,12 +278,13 @@ class Session:
         self._selector.unregister(process.channel)
         self._logs.leave(process)
         self._dispatcher.bury(process)
+        self._guardian.release(process.pid)
 
     def _check_processes(self) -> None:
         """Kill what is over its limit; and find the dead whose socket a child of theirs keeps open."""
         self._dispatcher.check_deadlines()
         for process in list(self._dispatcher.processes):
-            if process.poll() is not None:
+            if process.has_ended():
                 while process.has_spoken() and self._dispatcher.receive(process):
                     continue
                 self._bury(process)
@@ -281,12 +292,15 @@ class Session:
     def _collect(self) -> None:
         """Hand finished mini-batches to the committer, and count those that it has committed."""
         self._commit(hurry=not self._dispatcher.outstanding)
+        self._count()
+        self._committer.check()
+
+    def _count(self) -> None:
         committed = self._committer.committed
         while committed:
             line = committed.popleft()
             self._tally.add(line)
             self._own.add(line)
-        self._committer.check()
 
     def _commit(self, hurry: bool) -> None:
         finished = self._dispatcher.finished
@@ -294,25 +308,43 @@ class Session:
             self._committer.add(finished, hurry)
             self._dispatcher.finished = []
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        """Look at others, every so often, and before this node commits, charges or claims any more."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + CONTROL_INTERVAL_S
+        seen = self._meet()
+        self._others = seen.others
+        self._claims.look()
+        self._guardian.look()
+        if seen.aborted:
+            self._abort()
+
+    def _meet(self) -> Sighting:
+        """See the other attempts, and show them this one's counts.
+
+        In this order: a node that was frozen may have a successor, which does again, and counts, what this
+        one had not committed when it started.
+
+        :raises InterruptedRunError: when there is a newer attempt of this node
+        """
+        seen = self._control.look()
+        if seen.superseded:
+            self._superseded = True
+            self._count()
+            raise self._interrupted("was started again elsewhere, and this attempt has stopped")
+        self._control.publish(self._own.failures, self._own.done)
+        return seen
+
+    def _judge(self) -> None:
+        """Judge the processes by their deadlines, and the round by its thresholds."""
         now = time.monotonic()
         if now >= self._next_deadlines:
             self._check_processes()
             self._next_deadlines = now + DEADLINE_INTERVAL_S
-        own = self._own.failures
-        if now >= self._next_look:
-            self._control.publish(own, self._own.done)
-            self._claims.look()
-            seen = self._control.look()
-            self._others = Failures(
-                seen.failures.items - own.items, seen.failures.mini_batches - own.mini_batches
-            )
-            self._next_look = now + CONTROL_INTERVAL_S
-            if seen.superseded:
-                raise self._interrupted("was started again elsewhere, and this attempt has stopped")
-            if seen.aborted:
-                self._abort()
-        failures = Failures(own.items + self._others.items, own.mini_batches + self._others.mini_batches)
+        own, others = self._own.failures, self._others
+        failures = Failures(own.items + others.items, own.mini_batches + others.mini_batches)
         reasons = budget.breaches(self._plan.config, failures)
         if reasons and self.outcome != "aborted":
             self._control.propose_abort(reasons)
@@ -324,6 +356,7 @@ class Session:
 
     def _interrupt(self) -> None:
         self._state = "stopping"
+        self._meet()
         deadline = time.monotonic() + GRACE_S
         for process in self._dispatcher.processes:
             while (left := deadline - time.monotonic()) > 0 and process.in_flight:
@@ -332,10 +365,11 @@ class Session:
         self._commit(hurry=True)
         self._committer.flush(STOP_FLUSH_S)
         self._collect()
-        raise self._interrupted("was asked to stop and has stopped")
+        raise self._interrupted(f"{self._wakeup.stop_reason} and has stopped")
 
     def _interrupted(self, why: str) -> InterruptedRunError:
-        return InterruptedRunError(self._started.attempt.node, why, self._tally.done, self._history.total)
+        node, tally = self._started.attempt.node, self._tally
+        return InterruptedRunError(node, why, tally.done, self._history.total, self._superseded)
 
     def _end_processes(self) -> None:
         """Have every process call shutdown() and leave."""

@@ -9,14 +9,18 @@ descriptor.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from airflow_parallelrun.exceptions import StorageError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # Complete objects are written under such a name first; listings never show one.
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
 
 
 class Entry(NamedTuple):
@@ -58,36 +62,31 @@ class Store:
         :raises StorageError: when the store can do neither
         """
         target = self.path(name)
-        temporary = self._write_temporary(target, data)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
+        with self._written(target, data) as temporary:
             try:
-                return self._read(target) == data
-            except FileNotFoundError:
-                raise StorageError(
-                    target,
-                    f"cannot be created by a hard link ({error.strerror}); "
-                    "run directories need a file system with hard links",
-                ) from error
-        finally:
-            with contextlib.suppress(OSError):  # listings do not show it
-                os.unlink(temporary)
+                os.link(temporary, target)
+            except OSError as error:
+                try:
+                    if self._read(target) != data:
+                        return False
+                except FileNotFoundError:
+                    raise StorageError(
+                        target,
+                        f"cannot be created by a hard link ({error.strerror}); "
+                        "run directories need a file system with hard links",
+                    ) from error
         sync_folder(os.path.dirname(target))
         return True
 
     def put(self, name: str, data: bytes) -> None:
         """Write a complete object, durably, replacing an older one of the same writer."""
         target = self.path(name)
-        temporary = self._write_temporary(target, data)
-        try:
-            os.replace(temporary, target)
-            sync_folder(os.path.dirname(target))
-        except OSError as error:
-            raise StorageError(target, error.strerror or str(error)) from error
-        finally:
-            with contextlib.suppress(OSError):  # there is none, unless replace failed
-                os.unlink(temporary)
+        with self._written(target, data) as temporary:
+            try:
+                os.replace(temporary, target)
+                sync_folder(os.path.dirname(target))
+            except OSError as error:
+                raise StorageError(target, error.strerror or str(error)) from error
 
     def rename(self, old: str, new: str) -> None:
         """Give an object of one's own another name in the same folder."""
@@ -125,7 +124,7 @@ class Store:
                 found = [
                     Entry(entry.name, entry.stat().st_size)
                     for entry in entries
-                    if not entry.name.startswith(_TEMPORARY)
+                    if not entry.name.startswith(TEMPORARY)
                 ]
         except FileNotFoundError:
             return []
@@ -137,15 +136,16 @@ class Store:
         """Return the names of a folder's objects, sorted."""
         path = self.path(folder)
         try:
-            return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
+            return sorted(name for name in os.listdir(path) if not name.startswith(TEMPORARY))
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
 
-    def create_growing(self, name: str) -> int:
+    def create_growing(self, name: str, beginning: bytes = b"") -> int:
         """Create a growing file and return a descriptor for reading and writing; the name must be new.
 
+        :param beginning: what it begins with
         :raises StorageError: when it exists or cannot be made
         """
         path = self.path(name)
@@ -154,6 +154,11 @@ class Store:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
+        try:
+            _write_all(fd, path, beginning)
+        except StorageError:
+            os.close(fd)
+            raise
         sync_folder(os.path.dirname(path))
         return fd
 
@@ -187,35 +192,62 @@ class Store:
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
 
-    def _write_temporary(self, target: str, data: bytes) -> str:
+    @contextlib.contextmanager
+    def _written(self, target: str, data: bytes) -> Iterator[str]:
+        """Write a complete object under a temporary name, which is gone at the end of the block."""
         folder, name = os.path.split(target)
-        temporary = os.path.join(folder, f"{_TEMPORARY}{name}-{secrets.token_hex(8)}")
         try:
             os.makedirs(folder, exist_ok=True)
-            _write_durably(temporary, data)
+            while True:
+                temporary = os.path.join(folder, f"{TEMPORARY}{name}-{secrets.token_hex(8)}")
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                if lock_temporary(fd):
+                    break
+                os.close(fd)
         except OSError as error:
             raise StorageError(target, error.strerror or str(error)) from error
-        return temporary
+        try:
+            _write_all(fd, target, data, durably=True)
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):  # it has got its name; else listings do not show it
+                os.unlink(temporary)
+            os.close(fd)
+
+
+def lock_temporary(fd: int) -> bool:
+    """Show that the writer of a temporary file lives: the kernel frees the lock of one that was killed.
+
+    Where the file system has no locks, nobody can tell, and such files stay; see ``leftovers.py``.
+
+    :return: False when somebody has removed the file before it was locked
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return os.fstat(fd).st_nlink > 0
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the names in a folder durable.
+
+    :raises StorageError: when the store refuses
+    """
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StorageError(path, error.strerror or str(error)) from error
 
 
-def _write_durably(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+def _write_all(fd: int, path: str, data: bytes, durably: bool = False) -> None:
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    except OSError:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
+        if durably:
+            os.fsync(fd)
+    except OSError as error:
+        raise StorageError(path, error.strerror or str(error)) from error

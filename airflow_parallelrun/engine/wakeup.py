@@ -12,13 +12,18 @@ class Wakeup:
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.stop_requested = False
+        self.stop_reason = ""
 
     def fileno(self) -> int:
         """Return what becomes readable."""
         return self._read
 
-    def request_stop(self) -> None:
-        """Ask the node to stop."""
+    def request_stop(self, reason: str) -> None:
+        """Ask the node to stop.
+
+        :param reason: goes on from "the node …"
+        """
+        self.stop_reason = self.stop_reason or reason
         self.stop_requested = True
         self.wake()
 

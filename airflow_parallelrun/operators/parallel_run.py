@@ -11,8 +11,15 @@ from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.operators.checks import check_arguments, check_inputs, check_name
-from airflow_parallelrun.operators.form import DATASET_SCHEMA, FIELD_SCHEMAS, add_field, argument_schema
-from airflow_parallelrun.operators.reduce import OUTPUT_KEY, ReduceOperator
+from airflow_parallelrun.operators.form import (
+    DATASET_SCHEMA,
+    FIELD_SCHEMAS,
+    Place,
+    add_field,
+    argument_schema,
+)
+from airflow_parallelrun.operators.links import OUTPUT_KEY
+from airflow_parallelrun.operators.reduce import ReduceOperator
 from airflow_parallelrun.operators.retries import retry_arguments
 from airflow_parallelrun.operators.routing import route
 from airflow_parallelrun.operators.run import TITLE_TEMPLATE, NodeOperator
@@ -103,15 +110,15 @@ class ParallelRunOperator(TaskGroup):
             _ = parallel_run_config.files_per_mini_batch  # a size in bytes is for tables
 
         # In the order of the Trigger form.
-        references = _References(self.dag, step)
+        references = _References(self.dag, str(self.group_id))
         split = SplitOperator(
             task_id="split",
             dag=self.dag,
             task_group=self,
             inputs=references.inputs(checked_inputs),
+            arguments=references.arguments(checked_arguments),
             config=references.config(parallel_run_config),
             output_folder=output,
-            arguments=references.arguments(checked_arguments),
             origins=references.origins,
             **routed["split"],
         )
@@ -150,8 +157,10 @@ class _References:
 
     def config(self, config: ParallelRunConfig) -> dict[str, Any]:
         document: dict[str, Any] = config.to_dict()
-        for field, parameter in config.pipeline_parameters().items():
-            document[field] = self._refer(parameter, FIELD_SCHEMAS[field], field)
+        parameters = config.pipeline_parameters()
+        for field, schema in FIELD_SCHEMAS.items():
+            if field in parameters:
+                document[field] = self._refer(parameters[field], schema, field)
         return document
 
     def inputs(self, inputs: Sequence[DatasetInput]) -> list[dict[str, Any]]:
@@ -159,21 +168,32 @@ class _References:
         for index, item in enumerate(inputs):
             document = item.to_dict()
             if isinstance(item.dataset, PipelineParameter):
-                document["paths"] = self._refer(item.dataset, DATASET_SCHEMA, f"inputs[{index}]")
+                document["paths"] = self._refer(item.dataset, DATASET_SCHEMA, "inputs", index)
             documents.append(document)
         return documents
 
     def arguments(self, arguments: Sequence[Any]) -> list[Any]:
-        return [
-            self._refer(item, argument_schema(item), f"arguments[{index}]")
-            if isinstance(item, PipelineParameter)
-            else item
-            for index, item in enumerate(arguments)
-        ]
+        resolved = []
+        for index, item in enumerate(arguments):
+            if isinstance(item, PipelineParameter):
+                option = arguments[index - 1]
+                named = option if isinstance(option, str) and option.startswith("-") else None
+                resolved.append(self._refer(item, argument_schema(item), "arguments", index, named))
+            else:
+                resolved.append(item)
+        return resolved
 
-    def _refer(self, parameter: PipelineParameter, schema: Mapping[str, Any], place: str) -> DagParam:
+    def _refer(
+        self,
+        parameter: PipelineParameter,
+        schema: Mapping[str, Any],
+        setting: str,
+        index: int | None = None,
+        option: str | None = None,
+    ) -> DagParam:
+        place = setting if index is None else f"{setting}[{index}]"
         self.origins[place] = parameter.name
-        return add_field(self._dag, parameter, schema, place, self._step)
+        return add_field(self._dag, parameter, schema, Place(setting, option or place, self._step))
 
 
 def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool) -> None:

@@ -5,35 +5,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from airflow_parallelrun.config import RESULT_FILE
+from airflow_parallelrun.exceptions import OutputError
+from airflow_parallelrun.operators.clearing import calls, what_to_do
+from airflow_parallelrun.operators.lineage import job_lineage
+from airflow_parallelrun.operators.links import (
+    ERROR_REPORT_KEY,
+    OUTPUT_KEY,
+    RESULT_KEY,
+    ErrorReportLink,
+    JobResultLink,
+    OutputLink,
+)
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
 from airflow_parallelrun.operators.split import PLAN_KEY
+from airflow_parallelrun.operators.summary import asset_extra, error_report, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
-OUTPUT_KEY = "output"
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.report import JobResult
+    from airflow_parallelrun.exceptions import ParallelRunError
+    from airflow_parallelrun.operators.lineage import Lineage
 
 
 class ReduceOperator(BaseOperator):
     """Judge a job and publish its output; use :class:`ParallelRunOperator`.
 
     Returns the job's result (counts, a bounded summary of errors) and pushes the output's path under the key
-    ``output``.
+    ``output`` and, where something failed, a short ``error_report``. A failed job leaves all but the output.
 
     :param split_task_id: the task that made the plan
     """
 
     template_fields: Sequence[str] = ()
+    operator_extra_links: Collection[BaseOperatorLink] = (OutputLink(), ErrorReportLink(), JobResultLink())
     ui_color = "#f4efe8"
 
     def __init__(self, *, split_task_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.split_task_id = split_task_id
+        self.results: dict[str, str | None] = {}
+        self._plan: Plan | None = None
+        self._result: JobResult | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Seal what counts, judge it, publish it.
@@ -42,18 +62,60 @@ class ReduceOperator(BaseOperator):
         :raises AirflowFailException: when split did not succeed, and when the job failed
         """
         from airflow_parallelrun.engine.plan import read_plan
-        from airflow_parallelrun.engine.reduce import reduce
+        from airflow_parallelrun.engine.reduce import settle
 
         run_dir = self._run_dir(context)
+        ti = context["ti"]
         with airflow_outcome():
-            plan = read_plan(run_dir)
+            plan = self._plan = read_plan(run_dir)
             with engine_logging(plan.config.logging_level):
-                result = reduce(run_dir)
-        output = result.output_file or plan.output
-        context["ti"].xcom_push(key=OUTPUT_KEY, value=output)
-        self.log.info("The job succeeded; output: %s", output or "none (output_action is summary_only)")
-        summary: dict[str, Any] = result.to_dict()
-        return summary
+                try:
+                    result, failure = settle(run_dir)
+                except OutputError as error:
+                    raise self._failed(error, context) from error
+            self._result = result
+            self._point_to_results(ti, plan, result)
+            if failure is not None:
+                # Airflow keeps no return value of a task that fails.
+                ti.xcom_push(key=RESULT_KEY, value=summary(result))
+                raise self._failed(failure, context) from failure
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra.update(asset_extra(plan, result))
+        return summary(result)
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """Return nothing yet: it is in the plan, which is read when this task is under way."""
+        return job_lineage(None, None)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """Return the inputs, the output, and the counts."""
+        return job_lineage(self._plan, self._result)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """Return the same; a failed job has no output."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
+    def _failed(self, failure: ParallelRunError, context: Context) -> AirflowFailException:
+        """Say what to do beside what happened: whoever was paged may know neither this step nor its tasks."""
+        return AirflowFailException(f"{failure}\n{what_to_do(failure, self.task_id, context)}")
+
+    def _point_to_results(self, ti: Any, plan: Plan, result: JobResult) -> None:
+        """Leave the paths where people and other tasks find them: in XCom and behind the links."""
+        self.results[JobResultLink.name] = f"{plan.output}/{RESULT_FILE}" if plan.output else None
+        if result.error_groups:
+            report = error_report(result)
+            self.log.warning("%s", report)
+            ti.xcom_push(key=ERROR_REPORT_KEY, value=report)
+            self.results[ErrorReportLink.name] = result.failed_items_file
+        if result.verdict != "failed":
+            output = result.output_file or plan.output
+            ti.xcom_push(key=OUTPUT_KEY, value=output)
+            if output:
+                self.results[OutputLink.name] = output
+            self.log.info(
+                "The job %s; output: %s", result.verdict, output or "none (output_action is summary_only)"
+            )
 
     def _run_dir(self, context: Context) -> str:
         """Find the plan; this task runs whatever became of split (``all_done``), which comes first."""
@@ -67,6 +129,6 @@ class ReduceOperator(BaseOperator):
             problem = f"ended as {state}" if state != "success" else "left no plan"
             raise AirflowFailException(
                 f"{self.split_task_id} {problem}, so there is nothing to reduce. See its log; when the cause "
-                "is gone, clear it together with its downstream tasks."
+                f"is gone, clear it with its downstream tasks.\n{calls(self.split_task_id, context)}"
             )
         return str(plan["run_dir"])

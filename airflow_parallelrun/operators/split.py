@@ -14,15 +14,20 @@ from airflow_parallelrun.datasets import DatasetInput
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
 from airflow_parallelrun.hooks.settings import read_settings
 from airflow_parallelrun.operators.checks import check_arguments
+from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
+from airflow_parallelrun.operators.conf import refuse_near_misses
+from airflow_parallelrun.operators.lineage import planned_lineage
+from airflow_parallelrun.operators.links import JobResultLink
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.split import RunRequest
+    from airflow_parallelrun.operators.lineage import Lineage
 
 PLAN_KEY = "plan"
 
@@ -42,6 +47,7 @@ class SplitOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("config", "inputs", "output_folder", "arguments")
     template_fields_renderers: ClassVar[dict[str, str]] = {"config": "json", "inputs": "json"}
+    operator_extra_links: Collection[BaseOperatorLink] = (JobResultLink(),)
     ui_color = "#e8eef4"
 
     def __init__(
@@ -62,6 +68,8 @@ class SplitOperator(BaseOperator):
         self.output_folder = output_folder
         self.arguments = arguments
         self.origins = dict(origins)
+        self.results: dict[str, str | None] = {}
+        self._plan: Plan | None = None
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Write the plan.
@@ -71,6 +79,7 @@ class SplitOperator(BaseOperator):
         from airflow_parallelrun.engine.split import split
 
         with airflow_outcome(), self._naming_the_parameter():
+            self._check_conf(context["dag_run"].conf or {})
             request = self._request(context)
             self.log.info("Effective configuration: %s", _shown(request.config))
             with engine_logging(request.config.logging_level):
@@ -83,7 +92,41 @@ class SplitOperator(BaseOperator):
             plan.run_dir,
         )
         context["ti"].xcom_push(key=PLAN_KEY, value=_pointers(plan))
+        run_id = sibling(self.task_id, "run")
+        if stale := ended_before([run_id, sibling(self.task_id, "reduce")], context):
+            self.log.warning(
+                "%s: not cleared; what they did was for an earlier plan, and nothing runs this one. "
+                "Clear %s with its downstream tasks.\n%s",
+                " and ".join(stale),
+                run_id,
+                calls(run_id, context),
+            )
+        self._plan = plan
+        self.results[JobResultLink.name] = None
         return [{"node": index, "run_dir": plan.run_dir} for index in range(plan.node_count)]
+
+    def get_openlineage_facets_on_start(self) -> Lineage:
+        """Return the inputs."""
+        folder = str(Path(self.dag.fileloc).parent)
+        return planned_lineage([DatasetInput.from_dict(each).resolve(folder) for each in self.inputs])
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Lineage:
+        """Return the inputs and how much there is to do."""
+        if self._plan is None:
+            return self.get_openlineage_facets_on_start()
+        return planned_lineage([DatasetInput.from_dict(each) for each in self._plan.inputs], self._plan)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Lineage:
+        """Return the inputs."""
+        return self.get_openlineage_facets_on_start()
+
+    def _check_conf(self, conf: Mapping[str, Any]) -> None:
+        """Refuse a slip in the name of any step's parameter, before the first step has done its work."""
+        steps = [task for task in self.dag.tasks if isinstance(task, SplitOperator)]
+        origins = [origin for step in steps for origin in step.origins.items()]
+        foreign = refuse_near_misses(conf, self.dag.params, origins)
+        if foreign:
+            self.log.info("The run's conf has keys that no parameter of the DAG has: %s", _listed(foreign))
 
     def _request(self, context: Context) -> RunRequest:
         """Build the engine's request from the resolved values, all of them checked again."""
@@ -129,6 +172,11 @@ class SplitOperator(BaseOperator):
 def _shown(config: ParallelRunConfig) -> dict[str, Any]:
     """Leave the variables' values out: they may be secrets."""
     return {**config.to_dict(), "environment_variables": sorted(config.environment_variables)}
+
+
+def _listed(names: list[str], limit: int = 10) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f", … and {more} more" if more > 0 else "")
 
 
 def _pointers(plan: Plan) -> dict[str, Any]:

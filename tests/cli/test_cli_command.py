@@ -36,7 +36,7 @@ def test_help_has_examples_and_every_public_command(in_process: Callable[..., An
     ended = in_process("--help")
     assert ended.status == 0
     assert "examples:" in ended.out
-    assert all(f"\n  {name} " in ended.out for name in ("run", "check", "models"))
+    assert all(f"\n  {name} " in ended.out for name in ("run", "resume", "check", "models"))
 
 
 @pytest.mark.parametrize("given", [(), ("models",)])

@@ -86,7 +86,8 @@ def test_a_signal_stops_everything(nodes: str, number: int, status: int, work: A
     assert out == ""
     assert "Traceback" not in err
     told = re.fullmatch(
-        r"parallelrun: interrupted; (\d+) of 30 mini-batches are committed in the run directory (.+)",
+        r"parallelrun: interrupted; (\d+) of 30 mini-batches are committed. "
+        r"To go on: parallelrun resume (.+)",
         err.splitlines()[-1],
     )
     assert told is not None, err

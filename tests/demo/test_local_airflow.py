@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -66,6 +67,29 @@ def test_what_a_killed_leader_left_is_found_by_the_next_owner_of_the_folder(tmp_
     assert not any(process.is_running() for process in family)
 
 
+def test_what_a_killed_component_started_goes_on_until_stop(tmp_path: Path) -> None:
+    components = _family(tmp_path)
+    (component,) = components.listed()
+    leader, *others = sorted(_members(component, 3), key=lambda process: process.pid != component.pid)
+    # Which child is in a session of its own does not matter; without its parent it is out of reach.
+    others = [process for process in others if os.getsid(process.pid) == component.pid]
+    components.kill("family", family=False)
+    assert not leader.is_running()
+    assert all(process.is_running() for process in others)
+    assert components.listed() == []
+    with pytest.raises(KeyError, match="family"):
+        components.kill("family", family=False)
+
+    components.start("family", [sys.executable, "-c", _FAMILY], os.environ, tmp_path, again=True)
+    (successor,) = components.listed()
+    new = _members(successor, 3)
+    components.kill("family", family=True)
+    assert not any(process.is_running() for process in new)
+    assert all(process.is_running() for process in others)
+    assert Components(tmp_path, tmp_path).stop(grace_s=0.2)
+    assert not any(process.is_running() for process in others)
+
+
 def test_a_pid_file_that_names_another_process_does_no_harm(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
@@ -98,11 +122,17 @@ def test_a_run_from_start_to_stop(tmp_path: Path) -> None:
         with pytest.raises(AirflowApiError, match="404"):
             client.dag_run("sleep", "no such run")
 
+        _kill_and_restart(airflow)
+        second = client.trigger("sleep", run_id="second")
+        assert client.wait("sleep", second)["state"] == "success"
+        assert [run["dag_run_id"] for run in client.unfinished_runs("sleep")] == []
+
         (tmp_path / "dags" / "broken.py").write_text("from airflow.sdk import DAG\nimport no_such_module\n")
         with pytest.raises(LocalAirflowError, match=r"(?s)broken\.py.*no_such_module"):
             airflow.wait_for_dags(["no_such_dag"])
     assert not any(process.is_running() for process in family)
     assert not airflow.is_running()
+    assert list((tmp_path / "home" / "run").rglob("*.json")) == []
     for name in ("secrets.json", "passwords.json"):
         assert stat.S_IMODE((tmp_path / "home" / name).stat().st_mode) == 0o600
 
@@ -116,6 +146,24 @@ def test_a_component_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(LocalAirflowError, match=r"(?s)NoSuchExecutor.*The full log is"):
         airflow.start()
     assert not airflow.is_running()
+
+
+def _kill_and_restart(airflow: LocalAirflow) -> None:
+    """Kill the scheduler alone and the API server with its family, and bring both back where they were."""
+    url = airflow.url
+    (scheduler,) = (each for each in airflow._components.listed() if each.name == "scheduler")
+    forks = [process for process in scheduler.members() if process.pid != scheduler.pid]
+    airflow.kill("scheduler")
+    assert forks
+    assert all(process.is_running() for process in forks)
+    assert not airflow.is_running()
+    airflow.kill("api-server", family=True)
+    with pytest.raises(httpx.HTTPError):
+        airflow.client.dag("sleep")
+    airflow.restart("api-server")
+    airflow.restart("scheduler")
+    assert airflow.is_running()
+    assert airflow.url == url
 
 
 def _family(folder: Path) -> Components:

@@ -101,6 +101,7 @@ def test_the_trigger_form_shows_the_parameters(deployment: Deployment, tmp_path:
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Trigger").first.click(timeout=60_000)
         dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name=f"Parallel run: {STEP}").click(timeout=60_000)
         for name in ("mnist_param", "batch_size_param", "process_count_param"):
             expect(dialog.get_by_text(name, exact=False).first).to_be_visible(timeout=60_000)
         page.screenshot(path=tmp_path / "trigger.png")

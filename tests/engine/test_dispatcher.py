@@ -231,6 +231,20 @@ def test_full_tracebacks_of_a_kind_of_error_are_few(bench):
     assert {line.error["log"] for line in bench.dispatcher.finished} == {"error.txt"}
 
 
+def test_failures_are_logged_and_a_million_of_them_are_few_lines(bench, caplog):
+    caplog.set_level("INFO", logger="airflow_parallelrun")
+    bench = bench(mini_batches=6, run_max_try=2)
+    for feed in range(12):
+        bench.dispatcher.feed(last=True)
+        bench.hear(bench[0], result(bench[0], feed, "failed"))
+    cause = "ValueError: bad (score.py, line 1)"
+    again = [f"mini-batch {n}, try 1 of 2, failed and will be tried again: {cause}" for n in range(3)]
+    for_good = [f"mini-batch {n}, try 2 of 2, failed: {cause}" for n in range(3)]
+    for lines in (again, for_good):
+        lines[-1] += " (no more of this kind are logged here)"
+    assert [record.message for record in caplog.records] == again + for_good
+
+
 @pytest.mark.parametrize("phase", [page.LOAD, page.RUN, page.WRITE])
 def test_a_death_charges_the_one_that_ran_and_frees_the_others_in_order(bench, phase):
     bench = bench(mini_batches=300, run_max_try=1)

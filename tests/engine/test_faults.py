@@ -22,6 +22,7 @@ from airflow_parallelrun.engine.claims import Claims
 from airflow_parallelrun.engine.node import Node
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import start_attempt
+from airflow_parallelrun.engine.session import CONTROL_INTERVAL_S
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InterruptedRunError,
@@ -333,6 +334,44 @@ def test_frozen_attempt_that_wakes_up_after_its_successor_changes_nothing(job):
     assert job.rows() == job.names(60)
     job.reduce()
     assert (job.output / "parallel_run_step.txt").read_bytes() == published
+
+
+def test_frozen_attempt_that_has_a_successor_commits_and_counts_nothing_more(job):
+    script = """
+        import time
+        def run(mini_batch):
+            called(mini_batch)
+            name = os.path.basename(mini_batch[0])
+            while name > "00003" and not os.path.exists(GO):
+                time.sleep(0.01)
+            if name > "00003":
+                raise ValueError("broken")
+            return [name]
+    """.replace("GO", repr(str(job.folder / "go")))
+    # Counted twice, the two failures would exceed the threshold.
+    job.files(6).split(script, run_max_try=1, error_threshold=3)
+    run_dir = Path(job.plan.run_dir)
+    journal = run_dir / "journal" / "0-1-0.jsonl"
+    frozen = start_node(job)
+    wait_for(lambda: len(job.calls()) == 6 and len(journal.read_text().splitlines()) == 5)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    committed = journal.read_bytes()
+    (job.folder / "go").touch()
+    # Both results lie in the sockets, for the node to find when it wakes up.
+    wait_for(lambda: len(list((job.output / "logs/user/error/0-1").glob("*"))) == 2)
+    # So long may a node go without looking at others.
+    time.sleep(CONTROL_INTERVAL_S)
+    successor = job.node()
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert frozen.wait(timeout=60) != 0
+    assert journal.read_bytes() == committed
+    assert [name for name in os.listdir(run_dir / "control/0") if name.startswith("0-1-0-0-")]
+    end = json.loads((run_dir / "ends/0-1").read_text())
+    assert end["outcome"] == "interrupted"
+    assert "was started again elsewhere" in end["message"]
+    assert (end["mini_batches_done"], successor.progress.mini_batches_failed) == (4, 2)
+    assert job.reduce().counts.failed == 2
+    assert job.rows() == job.names(4)
 
 
 def test_torn_journal_line_and_damaged_segment_do_not_count(job, echo):

@@ -96,18 +96,24 @@ def test_what_comes_behind_the_sealed_length_does_not_count(plan):
         b'{"extents":[]}\n',
     ],
 )
-def test_a_damaged_line_that_is_whole_is_told_with_its_place(plan, damage):
+def test_a_damaged_line_does_not_count_and_is_told_with_its_place(plan, damage, caplog):
     data = header(PLAN_ID, ATTEMPT, 0) + make_line(0).encode() + damage + make_line(1).encode()
     name = write_growing(plan, "journal/3-2-0.jsonl", data)
-    with pytest.raises(StorageError, match=r"3-2-0\.jsonl: line 3 is damaged"):
-        read(plan, name)
+    assert [record.line.ordinal for record in read(plan, name)] == [0, 1]
+    assert "3-2-0.jsonl: line 3 is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("first", [b"garbage\n", b"{}\n", b"[]\n", b"\n", b"\0\n"])
-def test_a_damaged_first_line_is_a_storage_error_too(plan, first):
+def test_behind_a_damaged_first_line_nothing_counts(plan, first, caplog):
     name = write_growing(plan, "journal/3-2-0.jsonl", first + make_line(0).encode())
-    with pytest.raises(StorageError, match=r"3-2-0\.jsonl"):
-        read(plan, name)
+    assert read(plan, name) == []
+    assert "3-2-0.jsonl: nothing counts" in caplog.text
+
+
+def test_an_empty_journal_is_no_reason_to_worry(plan, caplog):
+    name = write_growing(plan, "journal/3-2-0.jsonl", b"")
+    assert read(plan, name, 0) == []
+    assert not caplog.text
 
 
 def test_another_plans_journal_is_refused(plan):

@@ -141,7 +141,22 @@ def test_a_publication_whose_reply_was_lost_is_a_success(output, monkeypatch):
         assert file.read() == "rows\n"
 
 
-def test_temporaries_lie_beside_the_result_and_never_meet(output):
+def test_temporaries_lie_in_our_own_folder_and_never_meet(output):
     made = {ownership.temporary(output) for _ in range(100)}
     assert len(made) == 100
-    assert {os.path.dirname(path) for path in made} == {output}
+    assert {os.path.dirname(path) for path in made} == {ownership.folder(output)}
+
+
+def test_a_result_that_cannot_be_removed_is_a_storage_error(output, monkeypatch):
+    publish(output)
+
+    def refuse(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(StorageError, match=r"rows\.txt: Input/output error"):
+        ownership.retract(output, "rows.txt")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "lstat", refuse)
+    with pytest.raises(StorageError, match=r"rows\.txt: Input/output error"):
+        ownership.retract(output, "rows.txt")

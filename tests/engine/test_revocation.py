@@ -80,7 +80,9 @@ def one_round(process, channel, hurry):
 def test_what_is_certain_is_never_run(both):
     process, channel = both
     taken_back = 0
-    for round_ in range(2000):
+    for round_ in range(40_000):
+        if round_ >= 2000 and taken_back:
+            break  # on a busy machine the two seldom run at the same time
         certain, ran, skipped = one_round(process, channel, round_ % 17)
         assert not certain & ran
         assert certain <= skipped

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +211,18 @@ def test_what_cannot_be_looked_at_is_not_called_absent(store):
     os.symlink("loop", store.path("loop"))
     with pytest.raises(StorageError):
         store.exists("loop")
+
+
+def test_a_temporary_that_was_removed_before_it_was_locked_is_made_again(store, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def overtaken(fd, how):
+        if not removed:
+            removed.extend(Path(store.root).rglob(".tmp-*"))
+            removed[0].unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    assert store.create_exclusive("folder/a", b"x")
+    assert store.read("folder/a") == b"x"
+    assert everything_in(store) == ["folder/a"]

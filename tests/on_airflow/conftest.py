@@ -11,6 +11,9 @@ from harness import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What Airflow has and no entry script may see.
+SECRETS = {"AIRFLOW_CONN_SECRET": "postgres://user:password@host/db", "SECRET_TOKEN": "of the deployment"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test in this folder."""
@@ -22,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Start the Airflow that the tests share."""
-    made = Workspace(tmp_path_factory.mktemp("airflow"))
+    made = Workspace(tmp_path_factory.mktemp("airflow"), environment=SECRETS)
     try:
         made.airflow.start()
         yield made

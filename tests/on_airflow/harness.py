@@ -185,7 +185,14 @@ class DagRun:
 
     def attempts(self) -> dict[str, dict[str, Any]]:
         """Return the records of the attempts, by name: ``0-1`` is the first of node 0."""
-        return {path.name: json.loads(path.read_text()) for path in (self.run_dir / "attempts").iterdir()}
+        # Names that begin with a dot are being written.
+        found = (self.run_dir / "attempts").glob("[!.]*")
+        return {path.name: json.loads(path.read_text()) for path in found}
+
+    def committed(self, attempt: str = "0-1") -> set[int]:
+        """Return the mini-batches that an attempt has journalled."""
+        journal = self.run_dir / "journal" / f"{attempt}-0.jsonl"
+        return {json.loads(line)["ordinal"] for line in journal.read_text().splitlines()[1:]}
 
     # What runs.
 
@@ -196,20 +203,22 @@ class DagRun:
         )
 
     def processes(self) -> dict[int, str]:
-        """Return what runs for this run beside the tasks: workers, their children and guardians.
+        """Return what runs for this run beside the tasks: workers, what they started, and guardians.
 
-        They are known by the run's id in their environment or command line, or by their parent.
+        They are known by their parent; and by the run's id or an attempt's token in their environment or
+        command line.
         """
-        mark = self.run_id.encode()
+        attempts = self.attempts().values()
+        marks = [self.run_id.encode(), *(attempt["token"].encode() for attempt in attempts)]
         found: dict[int, str] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 folder = Path("/proc", str(process.pid))
                 text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-                if mark in text and process.status() != psutil.STATUS_ZOMBIE:
+                if any(mark in text for mark in marks) and process.status() != psutil.STATUS_ZOMBIE:
                     found[process.pid] = " ".join(process.cmdline())
-        for record in self.attempts().values():
-            for child in _children(record["pid"]):
+        for attempt in attempts:
+            for child in _children(attempt["pid"]):
                 with contextlib.suppress(psutil.Error):
                     if child.status() != psutil.STATUS_ZOMBIE:
                         found[child.pid] = " ".join(child.cmdline())

@@ -192,104 +192,10 @@ def test_arguments_keep_their_types_until_split(dag: DAG) -> None:
     assert dag.get_task("predict.split").arguments == ["--a", 1, "-b", 0.5, "--output_dir=x", "--c", True]
 
 
-def test_parameters_become_fields_of_the_form(dag: DAG) -> None:
-    operator(
-        parallel_run_config=config(
-            mini_batch_size=PipelineParameter("batch_size_param", default_value="5"),
-            node_count=PipelineParameter("node_count_param", default_value=2),
-            process_count_per_node=PipelineParameter("process_count_param", default_value=None),
-            logging_level=PipelineParameter("level", default_value="info"),
-        ),
-        inputs=[PipelineParameter("mnist_param", _FILES).as_mount()],
-        arguments=["--threshold", PipelineParameter("threshold", 0.5)],
-    )
-    fields = {name: dag.params.get_param(name) for name in dag.params}
-    assert {name: field.value for name, field in fields.items()} == {
-        "batch_size_param": "5",
-        "node_count_param": 2,
-        "process_count_param": None,
-        "level": "INFO",
-        "mnist_param": "/no/such/folder",
-        "threshold": 0.5,
-    }
-    assert {name: field.schema["type"] for name, field in fields.items()} == {
-        "batch_size_param": ["string", "integer"],
-        "node_count_param": "integer",
-        "process_count_param": ["integer", "null"],
-        "level": "string",
-        "mnist_param": ["string", "array"],
-        "threshold": "number",
-    }
-    assert fields["mnist_param"].description == (
-        "A file, a folder or a glob; several as a JSON list (inputs[0] of predict)."
-    )
-    assert fields["mnist_param"].schema["title"] == "mnist_param"
-
-
 def test_values_of_variables_are_in_no_field_that_airflow_shows(dag: DAG) -> None:
     step = operator(parallel_run_config=config(environment_variables={"API_KEY": "xyzzy"}))
     split = dag.get_task(f"{step.group_id}.split")
     assert "xyzzy" not in str([getattr(split, name) for name in split.template_fields])
-
-
-def test_several_paths_are_a_list_in_the_form(dag: DAG) -> None:
-    files = Dataset.File.from_files(["/a", "/b"])
-    operator(inputs=[PipelineParameter("files", files).as_mount()])
-    assert dag.params["files"] == ["/a", "/b"]
-
-
-@pytest.mark.parametrize(
-    ("name", "good", "bad"),
-    [
-        ("size", ["7", 7, "64MB", "1kb"], ["0", 0, -5, 1.5, None, "64 MB", "-3", "x", True]),
-        ("nodes", [1, 100], [0, -1, "2", 1.5, None]),
-        ("level", ["DEBUG"], ["debug", "ERROR", None]),
-        ("files", ["/x", ["/x", "/y"]], ["", [], [""], 3, None]),
-        ("limit", [-1, 0], [-2, "0"]),
-    ],
-)
-def test_the_form_lets_only_usable_values_through(
-    dag: DAG, name: str, good: list[Any], bad: list[Any]
-) -> None:
-    from airflow.sdk.exceptions import ParamValidationError
-
-    operator(
-        parallel_run_config=config(
-            mini_batch_size=PipelineParameter("size", 5),
-            node_count=PipelineParameter("nodes", 2),
-            logging_level=PipelineParameter("level", "INFO"),
-            error_threshold=PipelineParameter("limit", 10),
-        ),
-        inputs=[PipelineParameter("files", _FILES).as_mount()],
-    )
-    field = dag.params.get_param(name)
-    for value in good:
-        assert field.resolve(value) == value
-    for value in bad:
-        with pytest.raises(ParamValidationError):
-            field.resolve(value)
-
-
-def test_one_parameter_in_two_places_is_one_field(dag: DAG) -> None:
-    timeout = PipelineParameter("seconds", 60)
-    operator(parallel_run_config=config(run_invocation_timeout=timeout, run_max_try=timeout))
-    operator(task_id="again", parallel_run_config=config(run_invocation_timeout=timeout))
-    assert list(dag.params) == ["seconds"]
-
-
-def test_one_name_for_two_kinds_of_value_is_refused(dag: DAG) -> None:
-    with pytest.raises(ConfigurationError, match=r"'n' .*is already a parameter of the DAG 'nightly'"):
-        operator(
-            parallel_run_config=config(
-                mini_batch_size=PipelineParameter("n", 5), node_count=PipelineParameter("n", 5)
-            )
-        )
-
-
-def test_one_name_with_two_defaults_is_refused(dag: DAG) -> None:
-    operator(parallel_run_config=config(node_count=PipelineParameter("n", 5)))
-    with pytest.raises(ConfigurationError, match=r"default 5, .* there, default 6, .* here"):
-        operator(task_id="again", parallel_run_config=config(node_count=PipelineParameter("n", 6)))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class _Job:
         self.context: Any = {
             "ti": self,
             "dag": SimpleNamespace(fileloc=str(folder / "dag.py")),
+            "dag_run": SimpleNamespace(conf={}, logical_date=None),
             "task_state_store": self.state_store,
         }
         (folder / "score.py").write_text(script)

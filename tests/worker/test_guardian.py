@@ -13,7 +13,7 @@ import time
 import pytest
 
 from airflow_parallelrun.worker import guardian
-from airflow_parallelrun.worker.guardian import TAG_VARIABLE, kill_tagged, tagged
+from airflow_parallelrun.worker.guardian import TAG_VARIABLE, kill_members, members
 
 
 @pytest.fixture
@@ -71,28 +71,28 @@ def alive(process):
 def test_who_carries_the_tag(tag, sleeper):
     exact, below = sleeper(tag), sleeper(f"{tag}.7")
     sleeper(f"{tag}7"), sleeper(f"x{tag}"), sleeper()
-    wait_until(lambda: {exact.pid, below.pid} <= set(tagged(tag)))
-    assert sorted(tagged(tag)) == sorted([exact.pid, below.pid])
-    assert tagged(f"{tag}.7") == [below.pid]
+    wait_until(lambda: {exact.pid, below.pid} <= set(members(tag)))
+    assert sorted(members(tag)) == sorted([exact.pid, below.pid])
+    assert members(f"{tag}.7") == [below.pid]
 
 
 def test_killing_one_process_leaves_the_nodes_others(tag, sleeper):
     one, ten, foreign = sleeper(f"{tag}.1"), sleeper(f"{tag}.10"), sleeper()
-    wait_until(lambda: len(tagged(tag)) == 2)
-    assert kill_tagged(f"{tag}.1") == 1
+    wait_until(lambda: len(members(tag)) == 2)
+    assert kill_members(f"{tag}.1") == 1
     assert one.wait() == -signal.SIGKILL
     assert alive(ten)
     assert alive(foreign)
 
 
 def test_nothing_to_kill(tag):
-    assert kill_tagged(tag) == 0
+    assert kill_members(tag) == 0
 
 
 def test_one_that_carries_the_tag_itself_does_not_kill_itself(tag):
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(guardian.__file__)!r}); import guardian\n"
-        f"assert guardian.kill_tagged({tag!r}) == 0; print('alive')"
+        f"assert guardian.kill_members({tag!r}) == 0; print('alive')"
     )
     environment = {TAG_VARIABLE: tag}
     done = subprocess.run(
@@ -104,9 +104,32 @@ def test_one_that_carries_the_tag_itself_does_not_kill_itself(tag):
 def test_processes_that_fork_while_they_are_killed_are_all_found(tag, sleeper):
     script = "for i in 1 2 3 4 5 6 7 8; do (sleep 600 & exec setsid sleep 600) & done; wait"
     sleeper(tag, ["sh", "-c", script])
-    wait_until(lambda: len(tagged(tag)) > 3)
-    kill_tagged(tag)
-    assert tagged(tag) == []
+    wait_until(lambda: len(members(tag)) > 3)
+    kill_members(tag)
+    assert members(tag) == []
+
+
+def test_who_lives_in_a_session(tag, sleeper):
+    leader = sleeper(command=["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+    foreign = sleeper(start_new_session=True)
+    wait_until(lambda: len(members(tag, {leader.pid})) == 3)
+    assert leader.pid in members(tag, {leader.pid})
+    assert kill_members(tag, {leader.pid}) == 3
+    # The leader is dead and not collected.
+    assert members(tag, {leader.pid}) == []
+    assert alive(foreign)
+
+
+def test_end_of_file_ends_the_sessions_that_it_was_told_of(tag, sleeper, start_guardian, tmp_path):
+    watched, released = (sleeper(start_new_session=True) for _ in range(2))
+    keeper = start_guardian(tag, tmp_path / "gone")
+    keeper.stdin.write(f"{watched.pid}\n{released.pid}\n-".encode())
+    keeper.stdin.flush()
+    keeper.stdin.write(f"{released.pid}\n".encode())
+    keeper.stdin.close()
+    assert keeper.wait() == 0
+    assert watched.wait() == -signal.SIGKILL
+    assert alive(released)
 
 
 def test_end_of_file_ends_everything_and_removes_the_folder(tag, sleeper, start_guardian, tmp_path):
@@ -118,13 +141,13 @@ def test_end_of_file_ends_everything_and_removes_the_folder(tag, sleeper, start_
     grandchildren.wait()
     foreign = sleeper("f" * 16)
     keeper = start_guardian(tag, folder)
-    wait_until(lambda: len(tagged(tag)) == 3)
+    wait_until(lambda: len(members(tag)) == 3)
     assert alive(keeper)
     assert folder.exists()
     keeper.stdin.close()
     assert keeper.wait() == 0
     assert own_session.wait() == -signal.SIGKILL
-    assert tagged(tag) == []
+    assert members(tag) == []
     assert not folder.exists()
     assert alive(foreign)
 

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``parallelrun resume``: go on with a run where it stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+
+from .command import complain
+from .options import OWNER_PREFIX
+from .parser import CommandParser
+from .run import conclude, run_plan, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_parallelrun.engine.plan import Plan
+
+DESCRIPTION = """\
+Goes on with a run that was killed or interrupted, that failed, or that left mini-batches behind. Those that
+failed and those that nobody finished are run; those that succeeded are not. Script, options and files are
+those of the run; thresholds start afresh if it has failed. Then it ends as `parallelrun run` does.
+
+Exit status: 0 done, 1 the job failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+_OTHERS_SHOWN = 5
+
+
+def main(given: Sequence[str]) -> int:
+    """Run ``parallelrun resume`` and return its exit status."""
+    started = time.monotonic()
+    parser = CommandParser("resume", DESCRIPTION)
+    parser.add_argument(
+        "run_directory",
+        metavar="RUN_DIR",
+        help="the run directory, as `parallelrun run` has printed it; or an output folder that has only one",
+    )
+    from airflow_parallelrun.engine.plan import read_plan
+
+    plan = read_plan(_run_directory(parser.parse(given).run_directory))
+    _refuse_airflows(plan)
+    return _resume(plan, started)
+
+
+def _resume(plan: Plan, started: float) -> int:
+    from airflow_parallelrun.engine import ownership
+    from airflow_parallelrun.engine.standing import is_judged, mini_batches_left, published_result
+
+    left = mini_batches_left(plan)
+    print(f"run directory: {plan.run_dir}", file=sys.stderr)
+    print(f"{left} of {plan.mini_batches} mini-batches are left to do", file=sys.stderr, flush=True)
+    if not left and is_judged(plan):
+        result = published_result(plan)
+        if result is not None and result["verdict"] != "failed":
+            print("the job has succeeded before, and its output is there", file=sys.stderr, flush=True)
+            summarise(result)
+            return 0
+        return conclude(plan, [], started)
+    _name_others(plan)
+    if plan.output is not None:
+        # Before hours of work: the folder may have been removed, and another run may have taken it.
+        results = ownership.result_names(plan.config.append_row_file_name)
+        ownership.take(plan.output, plan.owner, results)
+    return run_plan(plan, started)
+
+
+def _run_directory(given: str) -> str:
+    """Find the run directory; *given* may also be a folder with exactly one, such as the output folder."""
+    from airflow_parallelrun.engine import names, ownership
+
+    folder = Path(os.path.abspath(os.path.expanduser(given)))
+    if (folder / names.PLAN).is_file():
+        return str(folder)
+    plans = [*folder.glob(f"{ownership.FOLDER}/*/{names.PLAN}"), *folder.glob(f"*/{names.PLAN}")]
+    found = sorted((plan.parent for plan in plans), key=lambda path: path.name)
+    if not found:
+        rule = "a run directory (`parallelrun run` prints it when it starts), or an output folder with one"
+        raise InvalidValueError("RUN_DIR", given, rule)
+    if len(found) > 1:
+        rule = f"one run directory: this folder has {len(found)}, of which the newest is {str(found[-1])!r}"
+        raise InvalidValueError("RUN_DIR", given, rule)
+    return str(found[0])
+
+
+def _refuse_airflows(plan: Plan) -> None:
+    """Airflow's tries and this command would take the nodes from each other."""
+    if not plan.owner.startswith(OWNER_PREFIX):
+        raise ConfigurationError(
+            f"{plan.run_dir!r} is a run of Airflow ({plan.owner}): clear its failed tasks there, "
+            "with downstream, to go on with it."
+        )
+
+
+def _name_others(plan: Plan) -> None:
+    """Say who has to give way: each node stops when it sees that it has a newer attempt."""
+    from airflow_parallelrun.engine.standing import nodes_at_work
+
+    others = [f"node {attempt} (process {pid})" for attempt, pid in nodes_at_work(plan)]
+    if others:
+        shown = ", ".join(others[:_OTHERS_SHOWN]) + (", …" if len(others) > _OTHERS_SHOWN else "")
+        complain(
+            f"another command seems to be at work on this run: {shown}. This one takes over; "
+            "what the other has committed is kept, and it stops by itself within seconds."
+        )

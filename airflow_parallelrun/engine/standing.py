@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run stands: what is left to do, who is at work on it, and whether its result is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.engine import names, ownership
+from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.engine.rounds import Seal, attempts, journals, sealed_rounds
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.plan import Plan
+
+
+def is_judged(plan: Plan) -> bool:
+    """Tell whether there is a verdict, and no node has started since."""
+    open_round = sealed_rounds(plan.store)
+    return open_round > 0 and open_round not in attempts(plan.store).values()
+
+
+def mini_batches_left(plan: Plan) -> int:
+    """Return how many mini-batches have not succeeded, as the journals are now."""
+    store = plan.store
+    counts = Ledger.read(plan, Seal(sealed_rounds(store), journals(store))).counts()
+    return counts.failed + counts.unprocessed
+
+
+def published_result(plan: Plan) -> dict[str, Any] | None:
+    """Return the published result of the last round; None when it, or a file that it names, is not there."""
+    if plan.output is None or not ownership.is_published(plan.output, ownership.RESULT):
+        return None
+    try:
+        with open(os.path.join(plan.output, ownership.RESULT), "rb") as file:
+            result: dict[str, Any] = json.load(file)
+    except FileNotFoundError:  # a reduce that judges a later round has just removed it
+        return None
+    if result["plan_id"] != plan.plan_id or result["round"] != sealed_rounds(plan.store) - 1:
+        return None
+    for path in (result["output_file"], result["failed_items_file"]):
+        if path and not ownership.is_published(plan.output, os.path.basename(path)):
+            return None
+    return result
+
+
+def nodes_at_work(plan: Plan) -> list[tuple[Attempt, int]]:
+    """Return the attempts that may be at work on this machine, with their processes.
+
+    *Known limitation*: where the number of a process that was killed belongs to another one by now, that is
+    taken for it.
+    """
+    ended = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
+    found = []
+    for attempt in attempts(plan.store):
+        record = json.loads(plan.store.read(f"{names.ATTEMPTS}/{attempt}"))
+        here = record["host"] == socket.gethostname() and os.path.exists(f"/proc/{record['pid']}")
+        if here and attempt not in ended:
+            found.append((attempt, int(record["pid"])))
+    return found
