@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold of a run directory, by somebody who reads it without the engine's help."""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from memory_store import Disk
+
+
+class Entry(NamedTuple):
+    """A journal line whose bytes are there.
+
+    :param rank: the lower wins, among successes
+    """
+
+    rank: tuple[int, int, int]
+    round: int
+    ordinal: int
+    status: str
+    rows: bytes
+
+
+class Truth(NamedTuple):
+    """What a seal says.
+
+    :param statuses: of each mini-batch; None when it is unprocessed
+    :param output: the output file's bytes
+    """
+
+    statuses: list[str | None]
+    output: bytes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many mini-batches are in which state."""
+        named = {"succeeded": "ok", "short": "short", "failed": "failed", "unprocessed": None}
+        return {name: self.statuses.count(status) for name, status in named.items()}
+
+
+def seals(disk: Disk, run: str) -> dict[int, bytes]:
+    """Return each sealed round's seal."""
+    found: dict[int, bytes] = {}
+    while disk.find(path := f"{run}/rounds/{len(found)}/sealed.json"):
+        found[len(found)] = disk.content(path)
+    return found
+
+
+def rounds_of_attempts(disk: Disk, run: str) -> dict[str, int]:
+    """Return the round of each attempt."""
+    return {name: json.loads(file.content)["round"] for name, file in disk.files(f"{run}/attempts").items()}
+
+
+def entries(
+    disk: Disk, run: str, lengths: dict[str, int] | None = None, flushed: bool = False
+) -> list[Entry]:
+    """Return the lines of all journals.
+
+    :param lengths: the bytes of each journal that count; default all
+    :param flushed: take only what would survive a power cut
+    """
+    found = []
+    segments = {
+        f"segments/{name}": file.flushed if flushed else bytes(file.content)
+        for name, file in disk.files(f"{run}/segments").items()
+    }
+    for name, file in disk.files(f"{run}/journal").items():
+        content = file.flushed if flushed else bytes(file.content)
+        if lengths is not None:
+            content = content[: lengths.get(f"journal/{name}", 0)]
+        first, *lines = content.split(b"\n")[:-1] or [b""]
+        start = _parse(first)
+        if start is None:
+            continue
+        node, k = map(int, name.split("-")[:2])
+        for place, text in enumerate(lines):
+            entry = _entry((k, node, place), start["round"], text, segments)
+            if entry:
+                found.append(entry)
+    return found
+
+
+def _entry(rank: tuple[int, int, int], round_: int, text: bytes, segments: dict[str, bytes]) -> Entry | None:
+    line = _parse(text)
+    if line is None:
+        return None
+    rows = []
+    for segment, offset, length, crc32 in line["extents"]:
+        part = segments.get(segment, b"")[offset : offset + length]
+        if len(part) != length or zlib.crc32(part) != crc32:
+            return None
+        rows.append(part)
+    return Entry(rank, round_, line["ordinal"], line["status"], b"".join(rows))
+
+
+def without_rows(disk: Disk, run: str) -> list[bytes]:
+    """Return the lines that would survive a power cut while the rows that they name would not."""
+    segments = {f"segments/{name}": file.flushed for name, file in disk.files(f"{run}/segments").items()}
+    found = []
+    for file in disk.files(f"{run}/journal").values():
+        for text in file.flushed.split(b"\n")[1:-1]:
+            line = _parse(text)
+            if line and any(len(segments[name]) < at + length for name, at, length, _ in line["extents"]):
+                found.append(text)
+    return found
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # torn by a power cut
+        return None
+
+
+def truth(found: list[Entry], mini_batches: int) -> Truth:
+    """Return what became of each mini-batch: success before failure, then the lowest rank."""
+    statuses: list[str | None] = []
+    output = []
+    for ordinal in range(mini_batches):
+        mine = [each for each in found if each.ordinal == ordinal]
+        good = [each for each in mine if each.status != "failed"]
+        winner = min(good) if good else None
+        statuses.append(winner.status if winner else "failed" if mine else None)
+        output.append(winner.rows if winner else b"")
+    return Truth(statuses, b"".join(output))
+
+
+def lengths_of(seal: bytes) -> dict[str, int]:
+    """Return the journals that a seal names."""
+    return dict(json.loads(seal)["journals"])
