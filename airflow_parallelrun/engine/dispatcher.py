@@ -8,12 +8,14 @@ so that short ones do not wait for the node; what waits behind a slow one is tak
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_parallelrun.engine.deaths import NO_STACK, Stack, describe_exit, last_stack
 from airflow_parallelrun.engine.journal import Extent, Line
-from airflow_parallelrun.engine.pool import Failure, Fed, Process, describe_exit
+from airflow_parallelrun.engine.pool import Failure, Fed, Process
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
 
@@ -32,6 +34,12 @@ WINDOW = 256
 # The original's guard for loading a mini-batch and for what follows run().
 OVERHEAD_LIMIT_S = 600
 SHUTDOWN_LIMIT_S = 30
+
+# Time for a process that is over its limit to write its stack before it is killed.
+STACK_S = 0.2
+
+# Signals after which faulthandler has written a stack.
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
 # Full tracebacks in the journal, for each kind of error; the process's error log has all of them.
 _TRACEBACKS = 3
@@ -52,9 +60,10 @@ class _Deadline(NamedTuple):
     what: str
 
 
-class _Kill(NamedTuple):
-    feed: int
+class _Doom(NamedTuple):
+    state: page.PageState
     error: tuple[str, str]  # kind and message
+    kill_ns: int
 
 
 class Dispatcher:
@@ -82,7 +91,7 @@ class Dispatcher:
         self._queue: deque[Fed] = deque()
         self._seen: Counter[tuple[str, str]] = Counter()
         self._told: Counter[tuple[str, str, str]] = Counter()
-        self._killed: dict[int, _Kill] = {}
+        self._doomed: dict[int, _Doom] = {}
         self.processes: list[Process] = []
         self.finished: list[Line] = []
         # Processes in a row that died before they got anything done; and the last one's story.
@@ -118,7 +127,11 @@ class Dispatcher:
 
         :param last: whether the queue is all that is left, so that it must be shared out evenly
         """
-        ready = [process for process in self.processes if process.ready and not process.stopping]
+        ready = [
+            process
+            for process in self.processes
+            if process.ready and not process.stopping and not self._is_doomed(process)
+        ]
         for process in ready:
             window = self._window(process)
             if last:
@@ -154,42 +167,55 @@ class Dispatcher:
 
     def bury(self, process: Process) -> None:
         """Account for a process that is gone: the mini-batch that it ran is charged, the others go back."""
-        cause = describe_exit(process.wait())
-        state = process.page.last()
-        killed = self._killed.pop(process.number, None)
+        ended = process.wait()
+        doomed = self._doomed.pop(process.number, None)
+        state = doomed.state if doomed else process.page.last()
+        error = doomed.error if doomed else ("ProcessDied", describe_exit(ended))
+        stack = NO_STACK
+        if doomed or -ended.status in _CRASHES:
+            stack = last_stack(process.files.stderr, process.code)
         self.processes.remove(process)
         process.close()
         running = None
-        # One that ended its slow mini-batch before the kill reached it has the next one on its page.
-        if state.phase in (page.LOAD, page.RUN, page.WRITE) and (not killed or killed.feed == state.feed):
+        if state.phase in (page.LOAD, page.RUN, page.WRITE):
             running = process.in_flight.pop(state.feed, None)
         self._queue.extendleft(reversed(process.in_flight.values()))
         process.in_flight.clear()
         if process.bye:
             return
         if running is not None:
-            self._charge(process, running, state, killed.error if killed else ("ProcessDied", cause))
+            self._charge(process, running, state, error, stack)
         else:
             self.fruitless += 1
-            story = Failure(killed.error[1] if killed else cause, "", process.files.stderr)
-            self.last_failure = process.init_failure or story
+            self.last_failure = process.init_failure or Failure(error[1], stack.text, process.files.stderr)
             where = "idle," if process.ready else "init() failed,"
             logger.warning("%s: %s %s", process.name, where, self.last_failure.text)
 
     def check_deadlines(self) -> None:
-        """Kill the processes that are over the limit of the phase they are in."""
+        """Kill the processes that are over the limit of the phase they are in, once they have said where."""
         now = time.monotonic_ns()
         for process in self.processes:
             state = process.page.read()
-            deadline = self._deadlines.get(state.phase) if state else None
-            if state is None or deadline is None or process.number in self._killed:
-                continue
-            if now - state.start_ns > deadline.limit_s * 1e9:
-                message = f"{deadline.what} took longer than {deadline.limit_s} s ({deadline.name})"
-                self._killed[process.number] = _Kill(state.feed, (deadline.kind, message))
+            doomed = self._doomed.get(process.number)
+            if doomed is not None and now >= doomed.kill_ns:
                 process.kill()
+            elif doomed is None and state is not None:
+                self._judge(process, state, now)
 
-    def _charge(self, process: Process, fed: Fed, state: page.PageState, error: tuple[str, str]) -> None:
+    def _judge(self, process: Process, state: page.PageState, now: int) -> None:
+        deadline = self._deadlines.get(state.phase)
+        if deadline is not None and now - state.start_ns > deadline.limit_s * 1e9:
+            message = f"{deadline.what} took longer than {deadline.limit_s} s ({deadline.name})"
+            self._doomed[process.number] = _Doom(state, (deadline.kind, message), now + int(STACK_S * 1e9))
+            process.dump_stack()
+
+    def _is_doomed(self, process: Process, feed: int | None = None) -> bool:
+        doomed = self._doomed.get(process.number)
+        return doomed is not None and feed in (None, doomed.state.feed)
+
+    def _charge(
+        self, process: Process, fed: Fed, state: page.PageState, error: tuple[str, str], stack: Stack
+    ) -> None:
         """Count a try of the mini-batch during which its process died."""
         kind, message = error
         logger.warning(
@@ -211,8 +237,8 @@ class Dispatcher:
             error={
                 "type": kind,
                 "message": message,
-                "frame": None,
-                "traceback": "",
+                "frame": stack.frame,
+                "traceback": stack.text,
                 "log": process.files.stderr,
             },
         )
@@ -243,6 +269,8 @@ class Dispatcher:
             raise RuntimeError(f"{process.name} speaks another protocol: {kind} {value!r}")
 
     def _result(self, process: Process, result: protocol.Result) -> None:
+        if self._is_doomed(process, result.feed):
+            return  # late; and the signal that asked for the stack may have cut a call of the script short
         fed = process.in_flight.pop(result.feed, None)
         if (
             fed is None

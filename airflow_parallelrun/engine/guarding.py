@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-from airflow_parallelrun.engine.pool import describe_exit
+from airflow_parallelrun.engine.deaths import Exit, describe_exit
 from airflow_parallelrun.worker import guardian
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ class Guardian:
         """Put another one in its place if it is gone: the workers must not be without one."""
         if self._popen.poll() is None:
             return
-        logger.warning("the guardian is gone: %s; starting another", describe_exit(self._popen.returncode))
+        logger.warning(
+            "the guardian is gone: %s; starting another", describe_exit(Exit(self._popen.returncode, 0))
+        )
         pipe = self._pipe
         try:
             self._start()

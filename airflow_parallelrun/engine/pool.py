@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.deaths import Exit
 from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, StorageError
 from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 
@@ -112,6 +113,7 @@ class Process:
         self.segment = f"{names.SEGMENTS}/{started.attempt}-{number}-0"
         self.files = _log_files(plan.logs, str(started.attempt), self.name)
         self.tag = f"{tag}.{number}"
+        self.code = code
         self.ready = False
         self.stopping = False
         self.bye = False
@@ -260,6 +262,11 @@ class Process:
         self._unsent.append(protocol.encode(message))
         self.send_rest()
 
+    def dump_stack(self) -> None:
+        """Have the process write its stack to its stderr; that works also while C code holds the GIL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGQUIT)
+
     def has_ended(self) -> bool:
         """Tell whether the process has ended; it is not collected, so that its number stays its own."""
         try:
@@ -277,8 +284,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def wait(self) -> int:
-        """Collect a process that is dead or about to be, and what it left running; return its exit status."""
+    def wait(self) -> Exit:
+        """Collect a process that is dead or about to be, and what it left running."""
         deadline = time.monotonic() + _CLOSED_AND_ALIVE_S
         while not self.has_ended():
             if time.monotonic() > deadline:  # it closed its socket and lives on
@@ -286,7 +293,10 @@ class Process:
             time.sleep(_POLL_S)
         # Before it is collected: from then on its session's number may be given to somebody else.
         guardian.kill_members(self.tag, {self.pid})
-        return self._popen.wait()
+        # Not by Popen, which does not tell the memory.
+        _, status, usage = os.wait4(self.pid, 0)
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        return Exit(self._popen.returncode, usage.ru_maxrss * 1024)
 
     def collect(self, deadline: float) -> None:
         """Wait for the end of a process that was killed.
@@ -353,15 +363,3 @@ def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:
         entry_script=os.path.join(user, "entry_script_log", attempt, f"{process}.log.txt"),
         error=os.path.join(user, "error", attempt, f"{process}.txt"),
     )
-
-
-def describe_exit(status: int) -> str:
-    """Return an exit status in words."""
-    if status >= 0:
-        return f"the process exited with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    hint = " (often the kernel, out of memory)" if -status == signal.SIGKILL else ""
-    return f"the process was ended by {name}{hint}"

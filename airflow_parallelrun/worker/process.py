@@ -8,6 +8,7 @@ Rows are in the segment before their mini-batch is reported. Reports are grouped
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -214,6 +215,9 @@ def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
     """Run a worker process; its three descriptors were inherited from the node."""
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A crash leaves its stack in the stderr log; and so does a process that takes too long: the node asks.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT)
     channel = socket.socket(fileno=channel_fd)
     shared = page.Page(page_fd)
     os.close(page_fd)

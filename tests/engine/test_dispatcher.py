@@ -11,9 +11,10 @@ from collections import deque
 import pytest
 from workbench import make_config, make_plan
 
-from airflow_parallelrun.engine.dispatcher import Dispatcher
+from airflow_parallelrun.engine.deaths import Exit
+from airflow_parallelrun.engine.dispatcher import STACK_S, Dispatcher
 from airflow_parallelrun.engine.plan import MiniBatch
-from airflow_parallelrun.engine.pool import Process, ProcessFiles, describe_exit
+from airflow_parallelrun.engine.pool import Process, ProcessFiles
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
 
@@ -39,6 +40,7 @@ class FakeProcess(Process):
         os.close(fd)
         self.page.write(page.IDLE)
         self.sent, self.incoming, self.status, self.killed = [], deque(), -9, False
+        self.code, self.asked = "/code", 0
 
     def _send(self, message):
         self.sent.append(message)
@@ -47,11 +49,14 @@ class FakeProcess(Process):
         message = self.incoming.popleft()
         return None if message is GONE else [message]
 
+    def dump_stack(self):
+        self.asked += 1
+
     def kill(self):
         self.killed = True
 
     def wait(self):
-        return self.status
+        return Exit(self.status, 0)
 
     def close(self):
         self.page.close()
@@ -331,7 +336,10 @@ def test_each_phase_has_its_limit(bench, phase, limit, text):
     assert not process.killed
     process.runs(0, phase, seconds_ago=limit + 1)
     bench.dispatcher.check_deadlines()
-    assert process.killed
+    assert (process.asked, process.killed) == (1, False)
+    time.sleep(STACK_S)
+    bench.dispatcher.check_deadlines()
+    assert (process.asked, process.killed) == (1, True)
     bench.dispatcher.bury(process)
     (line,) = bench.dispatcher.finished
     assert line.error["message"] == text
@@ -363,7 +371,7 @@ def test_an_idle_process_may_wait_for_ever(bench):
     assert not bench[0].killed
 
 
-def test_a_kill_that_comes_after_the_slow_one_has_ended_charges_nobody(bench):
+def test_one_that_ends_after_its_limit_has_failed_and_the_next_one_is_free(bench):
     bench = bench(mini_batches=300, run_max_try=1)
     open_window(bench, bench[0])
     bench.dispatcher.feed(last=False)
@@ -371,10 +379,13 @@ def test_a_kill_that_comes_after_the_slow_one_has_ended_charges_nobody(bench):
     process = bench[0]
     process.runs(3, seconds_ago=1000)
     bench.dispatcher.check_deadlines()
-    process.runs(4)  # it got through in the meantime
-    bench.dispatcher.bury(process)
+    process.runs(4)  # the signal that asked for the stack woke it up
+    bench.hear(process, result(process, 3))
+    bench.dispatcher.feed(last=False)
     assert bench.finished() == []
-    assert {(3, 1), (4, 1)} <= set(bench.waiting())
+    bench.dispatcher.bury(process)
+    assert bench.finished() == [(3, "failed", 1)]
+    assert (4, 1) in bench.waiting()
 
 
 def one_busy_one_idle(bench, runs=1):
@@ -489,17 +500,3 @@ def test_a_broken_contract_and_another_protocol_end_the_node(bench):
     bench[0].incoming.append(["hello", protocol.VERSION + 1])
     with pytest.raises(RuntimeError, match="another protocol"):
         bench.dispatcher.receive(bench[0])
-
-
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (0, "exited with status 0"),
-        (3, "exited with status 3"),
-        (-9, "SIGKILL (often the kernel, out of memory)"),
-        (-11, "SIGSEGV"),
-        (-63, "signal 63"),
-    ],
-)
-def test_ends_in_words(status, text):
-    assert text in describe_exit(status)
