@@ -22,6 +22,12 @@ class Failures(NamedTuple):
     mini_batches: int
 
 
+def thresholds(config: ParallelRunConfig) -> dict[str, float | None]:
+    """Return what is tolerated, by the names in the configuration."""
+    names = ("error_threshold", "allowed_failed_count", "allowed_failed_percent")
+    return {name: getattr(config, name) for name in names}
+
+
 def breaches(config: ParallelRunConfig, failures: Failures) -> list[str]:
     """Return a sentence for each count that is over its limit; these never become good again.
 

@@ -156,6 +156,7 @@ def _result(plan: Plan, sealed: Seal, ledger: Ledger) -> JobResult:
         plan_id=plan.plan_id,
         round=sealed.round,
         counts=counts,
+        thresholds=budget.thresholds(plan.config),
         durations={"split_s": plan.split_seconds, **_node_durations(plan)},
         error_groups=report.group_errors(plan, ledger.problems()),
     )

@@ -60,6 +60,7 @@ class JobResult:
     :param plan_id: of the plan
     :param round: the sealed round that this is the verdict of
     :param counts: mini-batches, items and rows
+    :param thresholds: what was told to be tolerated, by the names in ParallelRunConfig; None: no such limit
     :param durations: seconds: of split, until the slowest node's first process was ready, of all run() calls
         together, and of reduce
     :param error_groups: the most frequent causes, most frequent first
@@ -75,6 +76,7 @@ class JobResult:
     plan_id: str
     round: int
     counts: Counts
+    thresholds: dict[str, float | None]
     durations: dict[str, float]
     error_groups: list[ErrorGroup]
 

@@ -104,3 +104,16 @@ def test_the_verdict_names_the_line_that_hung_or_crashed(job, wait: str, kind: s
     assert error["frame"].endswith(", in wait")
     with open(error["log"]) as log:
         assert "most recent call first" in log.read()
+
+
+def test_one_that_is_killed_has_its_memory_in_the_message(job) -> None:
+    script = """
+import signal
+def run(mini_batch):
+    held = bytearray(300 << 20)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    job.files(1).split(script, run_max_try=1)
+    job.node()
+    with pytest.raises(ThresholdExceededError, match=r"as the kernel does .* used up to 0\.[3-9]\d GiB of"):
+        job.reduce()

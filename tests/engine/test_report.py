@@ -90,12 +90,15 @@ def test_no_problem_no_line(plan):
 
 def test_result_as_json(plan):
     counts = Counts(1, 1, 0, 0, 0, 2, 2, 0, 0, 2)
+    limits = {"error_threshold": 3, "allowed_failed_count": None, "allowed_failed_percent": None}
+    seconds = {"split_s": 0.1}
     result = JobResult(
-        "succeeded", "", "/o", "/o/rows", None, "/o/logs", "/r", "p", 0, counts, {"split_s": 0.1}, []
+        "succeeded", "", "/o", "/o/rows", None, "/o/logs", "/r", "p", 0, counts, limits, seconds, []
     )
     values = json.loads(result.to_json())
     assert values["format_version"] == 1
     assert values["counts"]["items_succeeded"] == 2
+    assert values["thresholds"] == limits
     assert values == json.loads(json.dumps(result.to_dict()))
 
 
