@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memory_store import File
 
 from airflow_parallelrun.engine import names, pool
+from airflow_parallelrun.engine.deaths import Exit
 from airflow_parallelrun.engine.plan import MiniBatch
 from airflow_parallelrun.worker import output, page, protocol
 
@@ -203,9 +204,12 @@ class Process(pool.Process):
     def kill_group(self) -> None:
         self._task.dead = True
 
-    def wait(self) -> int:
+    def dump_stack(self) -> None:
+        return
+
+    def wait(self) -> Exit:
         assert self._task.dead
-        return -9
+        return Exit(-9, 0)
 
     def collect(self, deadline: float) -> None:
         return
