@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's session: its loop over claims, processes, results and deadlines.
 
-One thread dispatches; one commits; one shows the logs and one the progress. Only the dispatch thread talks
-to the processes, and it never waits for a commit.
+One thread dispatches; one commits; one shows the script's logs, one writes the node's own, and one shows the
+progress. Only the dispatch thread talks to the processes, and it waits for none of the others.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Workspace:
     """
 
     def __init__(
-        self, root: Path, environment: Mapping[str, str] | None = None, parallelism: int = 8
+        self, root: Path, environment: Mapping[str, str] | None = None, parallelism: int = 12
     ) -> None:
         self.root = root
         (root / "input").mkdir()
