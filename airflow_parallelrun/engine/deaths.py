@@ -16,7 +16,8 @@ _READ_BYTES = 1 << 16
 _STACK_LIMIT = 4000
 _GIB = 1 << 30
 
-_OWN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker") + os.sep
+# Where the frames of this package are in a worker's stack.
+OWN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker") + os.sep
 _BLOCK = re.compile(r"^(Current thread|Thread) 0x\w+.*\(most recent call first\):\n((?:  .*\n)+)", re.M)
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
@@ -104,5 +105,5 @@ def last_stack(path: str, source_directory: str) -> Stack:
 def _frames(block: str, source_directory: str) -> Iterator[tuple[str, str, str, bool]]:
     prefix = source_directory + os.sep
     for name, line, function in _FRAME.findall(block):
-        if not name.startswith((_OWN_FOLDER, "<frozen importlib")):
+        if not name.startswith((OWN_FOLDER, "<frozen importlib")):
             yield name.removeprefix(prefix), line, function, name.startswith(prefix)

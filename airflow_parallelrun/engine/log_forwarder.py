@@ -14,6 +14,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun.engine.deaths import OWN_FOLDER
+
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.pool import Process
 
@@ -24,6 +26,9 @@ BYTES_PER_INTERVAL = 16 * 1024
 
 # The beginning of a line as the worker's logging writes it.
 _LOGGED = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
+
+# Of a stack that a worker has written, what is not the script's concern.
+_OWN_FRAME = f'  File "{OWN_FOLDER}'
 
 
 @dataclass
@@ -89,6 +94,8 @@ class LogForwarder:
                     self._tails.remove(tail)
                 continue
             for line in lines:
+                if line.startswith(_OWN_FRAME):
+                    continue
                 match = _LOGGED.match(line)
                 level = logging.getLevelNamesMapping()[match[1]] if match else tail.level
                 if level >= self._level:

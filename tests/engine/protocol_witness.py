@@ -31,6 +31,7 @@ class Witness:
         self.round_of: dict[Attempt, int] = {}
         self._seen_at_start: dict[Attempt, list[checker.Entry]] = {}
         self._too_late: set[Attempt] = set()
+        self._at_work: set[Attempt] = set()
         self._nodes: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
 
     # What the world tells.
@@ -44,7 +45,9 @@ class Witness:
         elif name == ABORT:
             self._aborts(int(folder))
         elif "/control/" in path:
-            assert Attempt.parse(name) not in self._too_late, f"{name} is in a round that was sealed before"
+            attempt = Attempt.parse(name)
+            assert attempt not in self._too_late, f"{name} is in a round that was sealed before"
+            self._at_work.add(attempt)
         elif name == "sealed.json":
             assert int(folder) not in self.seals, f"the seal of round {folder} is written again"
             self.seals[int(folder)] = content
@@ -83,6 +86,15 @@ class Witness:
         ends = {actor.attempt: actor.end for actor in self.world.actors if actor.attempt}
         outcomes = {getattr(ends.get(attempt), "outcome", "") for attempt in last.values()}
         return outcomes == {"finished"}
+
+    def claimed_and_left(self, attempt: Attempt) -> list[str]:
+        """Return the chunks whose claim names an attempt that has never taken them on."""
+        round_ = self.round_of[attempt]
+        return [
+            name
+            for name, file in self.world.disk.files(f"{RUN}/claims/{round_}").items()
+            if json.loads(file.content)["attempt"] == str(attempt) and not self._nodes[round_, int(name)]
+        ]
 
     def left_alone(self, round_: int) -> list[int]:
         """Return the mini-batches that have neither succeeded before a round nor been tried in it."""
@@ -123,6 +135,11 @@ class Witness:
             assert verdict_on < round_, f"there is a verdict on round {round_}, whose seal is gone"
             for gone in (self.seals, self.truths, self.verdicts):
                 gone.pop(round_, None)
+        gone_starts = [attempt for attempt in self._at_work if str(attempt) not in attempts]
+        assert not gone_starts, f"{gone_starts} were at work"
+        for (round_, chunk), nodes in self._nodes.items():
+            claim = self.world.disk.find(f"{RUN}/claims/{round_}/{chunk}")
+            assert claim or not nodes, f"the claim of chunk {chunk} in round {round_} is gone"
         self.round_of = {attempt: of for attempt, of in self.round_of.items() if str(attempt) in attempts}
 
     def _truth(self, seal: bytes) -> checker.Truth:

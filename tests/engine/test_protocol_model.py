@@ -56,7 +56,8 @@ NODE_PLACES = st.sampled_from(
         ("stat", "/rounds/"), ("list", "/attempts"), ("link", "/attempts/"), ("lock", "/attempts/"),
         ("list", "/journal"), ("read", "/journal/"), ("list", "/claims/"), ("link", "/claims/"),
         ("run", ""), ("write", "/segments/"), ("flush", "/segments/"), ("write", "/journal/"),
-        ("flush", "/journal/"), ("rename", "/control/"), ("link", "abort.json"), ("replace", "/ends/"),
+        ("flush", "/journal/"), ("flush", "/journal"), ("rename", "/control/"), ("link", "abort.json"),
+        ("replace", "/ends/"),
     ]
 )  # fmt: skip
 REDUCE_PLACES = st.sampled_from(
@@ -70,8 +71,8 @@ REDUCE_PLACES = st.sampled_from(
 # What happens while somebody is stopped there; the last three happen to the operation itself.
 MEANWHILE = st.sampled_from(
     [
-        "nothing", "killed", "asked to stop", "reduce", "reduce", "retry", "other threads", "everybody else",
-        REFUSED, REPLY_LOST, SAID_TO_EXIST,
+        "nothing", "killed", "asked to stop", "reduce", "reduce, power cut", "retry", "other threads",
+        "everybody else", REFUSED, REPLY_LOST, SAID_TO_EXIST,
     ]
 )  # fmt: skip
 
@@ -179,8 +180,10 @@ class Protocol(RuleBasedStateMachine):
             self.world.kill(actor)
         elif what == "asked to stop" and actor.wakeup:
             actor.wakeup.request_stop()
-        elif what == "reduce" and self._room_for_a_reduce():
+        elif what.startswith("reduce") and self._room_for_a_reduce():
             self.world.finish([self._start_reduce()])
+            if "power cut" in what:
+                self._power_cut(lambda count: 0)
         elif what == "retry" and actor.node is not None and self._room_for_a_node():
             self.world.finish([self.world.start_node(actor.node)])
         elif what == "everybody else":
@@ -244,6 +247,8 @@ class Protocol(RuleBasedStateMachine):
         assert isinstance(actor.end, expected), f"{actor.name} ended with {actor.end!r}"
         unfinished = actor in self.saw_all and isinstance(actor.end, UnprocessedError)
         assert not unfinished, f"every node had finished, but {actor.end}"
+        if isinstance(actor.end, NodeResult) and actor.end.outcome == "finished" and actor.attempt:
+            assert not (left := self.witness.claimed_and_left(actor.attempt)), f"{actor.name} has left {left}"
         if isinstance(actor.end, JobResult) and all(other.node is not None for other in self.alive):
             self.published = actor.end.round
 

@@ -9,6 +9,7 @@ their node.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass, field
@@ -308,9 +309,8 @@ def test_a_worker_that_is_killed_costs_a_try_of_its_mini_batch_and_no_more(stops
     assert set(stop.run.attempts()) == {"0-1"}
     assert stop.run.rows() == ITEMS
     assert stop.run.calls()[HELD] == 2
-    assert f"ended by SIGKILL (often the kernel, out of memory) in mini-batch {HELD}, try 1" in stop.run.log(
-        "predict.run[0]"
-    )
+    log = stop.run.log("predict.run[0]")
+    assert re.search(rf"ended by SIGKILL, as the kernel does .* in mini-batch {HELD}, try 1", log)
     _check_that_nothing_is_left(stop)
 
 

@@ -31,6 +31,7 @@ def _result(groups: int = 2, chars: int = 10) -> JobResult:
         plan_id="5eed",
         round=0,
         counts=Counts(10, 6, 1, 3, 0, 20, 13, 7, 0, 13),
+        thresholds={},
         durations={},
         error_groups=[error] * groups,
     )
