@@ -139,6 +139,7 @@ def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, sta
     with ownership.publishing(output, ownership.RESULT) as file:
         file.write(result.to_json())
         check()
+    check()  # a later verdict may have come between the check and the name; then it is published again
     return result
 
 

@@ -66,11 +66,11 @@ def start_attempt(store: Store, node: int) -> Started:
     while True:
         round_ = sealed_rounds(store)
         taken = [each.k for each in list_attempts(store) if each.node == node]
-        last = Attempt(node, max(taken, default=0))
-        if _was_aborted(store, last, round_):
+        # Not the last one alone: it may have started beside the one that was aborted.
+        if any(_was_aborted(store, Attempt(node, k), round_) for k in taken):
             seal(store)
             continue
-        attempt = Attempt(node, last.k + 1)
+        attempt = Attempt(node, 1 + max(taken, default=0))
         token = secrets.token_hex(8)
         record = {
             "format_version": FORMAT_VERSION,

@@ -170,7 +170,7 @@ def test_ctrl_c_works(work: Any) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "KeyboardInterrupt"
-    assert "time.sleep(60)" in err
+    assert "in run" in err
 
 
 def test_another_interpreter_is_refused(in_process: Callable[..., Any]) -> None:

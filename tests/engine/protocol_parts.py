@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.names import Attempt
 
 RUN = "/run"
+# No process of any system has it.
+NO_PID = 1 << 30
 ITEMS_EACH = 2
 # Model seconds that pass while a node waits for something; it looks around every second time.
 _WAIT_S = 1.0
@@ -185,7 +187,7 @@ class Process(pool.Process):
         super().__init__(*given)
 
     def _start(self, plan: Any, started: Any, code: str) -> None:
-        self.pid = self.number
+        self.pid = NO_PID
         fd = plan.store.create_growing(self.segment)
         name = f"{names.PAGES}/{started.attempt}-{self.number}"
         plan.store.create_growing(name)

@@ -12,9 +12,10 @@ from protocol_parts import ITEMS_EACH, RUN
 from protocol_world import OUTPUT
 
 from airflow_parallelrun.engine.names import ABORT, Attempt
+from airflow_parallelrun.engine.node import NodeResult
 
 if TYPE_CHECKING:
-    from protocol_world import Run, World
+    from protocol_world import Actor, Run, World
 
 ROWS = f"{OUTPUT}/parallel_run_step.txt"
 RESULT = f"{OUTPUT}/job_result.json"
@@ -77,6 +78,20 @@ class Witness:
             before = self.truths[round_ - 1].statuses[run.ordinal]
             assert before in (None, "failed"), f"{run.ordinal} had succeeded when round {round_} began"
 
+    def ended(self, actor: Actor) -> None:
+        """A node that finished has taken on all that it claimed; one that was aborted was so in its round."""
+        if not isinstance(actor.end, NodeResult) or not actor.attempt:
+            return
+        round_ = self.round_of[actor.attempt]
+        if actor.end.outcome == "aborted":
+            assert self.world.disk.find(f"{RUN}/control/{round_}/{ABORT}"), (
+                f"{actor.name} had no reason to stop"
+            )
+            return
+        for name, file in self.world.disk.files(f"{RUN}/claims/{round_}").items():
+            if json.loads(file.content)["attempt"] == str(actor.attempt):
+                assert self._nodes[round_, int(name)], f"{actor.name} has claimed chunk {name} and left it"
+
     # What is asked of it.
 
     def all_have_finished(self) -> bool:
@@ -87,15 +102,6 @@ class Witness:
         outcomes = {getattr(ends.get(attempt), "outcome", "") for attempt in last.values()}
         return outcomes == {"finished"}
 
-    def claimed_and_left(self, attempt: Attempt) -> list[str]:
-        """Return the chunks whose claim names an attempt that has never taken them on."""
-        round_ = self.round_of[attempt]
-        return [
-            name
-            for name, file in self.world.disk.files(f"{RUN}/claims/{round_}").items()
-            if json.loads(file.content)["attempt"] == str(attempt) and not self._nodes[round_, int(name)]
-        ]
-
     def left_alone(self, round_: int) -> list[int]:
         """Return the mini-batches that have neither succeeded before a round nor been tried in it."""
         done = {
@@ -104,6 +110,22 @@ class Witness:
             if entry.round == round_ or (entry.round < round_ and entry.status != "failed")
         }
         return [ordinal for ordinal in range(self.world.plan.mini_batches) if ordinal not in done]
+
+    def check_result(self) -> None:
+        """The presence of the result says that the rest is there."""
+        if not self.world.disk.find(RESULT):
+            return
+        result = json.loads(self.world.disk.content(RESULT))
+        if result["output_file"]:
+            assert self.world.disk.find(ROWS), "there is a result without its rows"
+            assert self.world.disk.content(ROWS) == self.truths[result["round"]].output
+
+    def check_last_result(self) -> None:
+        """The verdict that is published is the last one."""
+        result = json.loads(self.world.disk.content(RESULT))
+        assert result["round"] == max(self.verdicts), "an older verdict has replaced a newer one"
+        assert bool(result["output_file"]) == bool(self.world.disk.find(ROWS))
+        self.check_result()
 
     def check_seals(self) -> None:
         """No seal has changed, and none has gone."""
@@ -135,6 +157,9 @@ class Witness:
             assert verdict_on < round_, f"there is a verdict on round {round_}, whose seal is gone"
             for gone in (self.seals, self.truths, self.verdicts):
                 gone.pop(round_, None)
+        for content in self.seals.values():
+            gone = [name for name in checker.lengths_of(content) if not self.world.disk.find(f"{RUN}/{name}")]
+            assert not gone, f"{gone} were sealed"
         gone_starts = [attempt for attempt in self._at_work if str(attempt) not in attempts]
         assert not gone_starts, f"{gone_starts} were at work"
         for (round_, chunk), nodes in self._nodes.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import selectors
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ from airflow_parallelrun.engine import (
     standing,
     store,
 )
+from airflow_parallelrun.engine.deaths import NO_STACK
 from airflow_parallelrun.engine.reduce import reduce
 from airflow_parallelrun.exceptions import ParallelRunError
 from airflow_parallelrun.worker import output, page
@@ -117,7 +119,7 @@ class World:
     """All actors, and the disk.
 
     :param starts: the first mini-batch of each chunk
-    :param watch: told of each name that appears, each chunk that is honoured, and each run()
+    :param watch: told of each name that appears, each chunk that is honoured, each run(), each end
     """
 
     def __init__(
@@ -188,7 +190,10 @@ class World:
             ),
         }.items():
             self._undo.setattr(session, name, value)
+        # Nothing here may reach a real process.
+        self._undo.setattr(pool, "os", SimpleNamespace(path=os.path))
         self._undo.setattr(pool, "guardian", SimpleNamespace(kill_members=lambda *given: 0))
+        self._undo.setattr(dispatcher, "last_stack", lambda *given: NO_STACK)
         self._undo.setattr(report, "ItemTable", lambda plan: ItemTable(world, plan, tell=False))
 
     # Who goes on.
@@ -287,6 +292,7 @@ class World:
             except ParallelRunError as error:
                 actor.end = error
             actor.over = True
+            self.tell(self.watch.ended, actor)
 
         self.actors.append(actor)
         self.spawn(actor, main)
