@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, InitVar, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypeVar, cast
 
@@ -22,6 +22,9 @@ Check = Callable[[str, Any], Any]
 
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
+INPUT_ORDER, ANY_ORDER = "input", "any"
+# In the order in which they stand behind a row.
+PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try")
 # What the run itself writes into the output folder.
 FAILED_ITEMS_FILE = "failed_items.jsonl"
 RESULT_FILE = "job_result.json"
@@ -122,6 +125,27 @@ class ParallelRunConfig:
     :param partition_keys: not supported yet
     :param environment_variables: set for the script
     :param init_timeout: seconds that ``init()`` may take; None = 3 x *run_invocation_timeout* + 30
+
+    Next come the hidden arguments of the original's driver, under their names there:
+
+    :param task_overhead_timeout: seconds for each of loading a mini-batch and writing its rows
+    :param progress_update_timeout: seconds without a finished mini-batch in the whole job after which it is
+        aborted; None = no limit beside those of ``init()`` and ``run()``
+    :param first_task_creation_timeout: seconds that listing the input may take; None = no limit
+    :param resource_monitor_interval: seconds between two samples of a node's memory, processors and disks; 0
+        takes none
+    :param append_row_dataframe_header: the names of a DataFrame's columns in the output file's first line
+    :param profiling_module: ``cProfile`` or ``profile`` to profile every process; None = neither
+
+    And what the original does not have:
+
+    :param shutdown_timeout: seconds that ``shutdown()`` may take
+    :param append_row_order: ``input`` (the order of the sorted input) or ``any``, whatever is fastest
+    :param strict_returns: more elements than items are an error of the mini-batch
+    :param retry_short_returns: a mini-batch that came back with fewer elements is tried again, too
+    :param bisect_failures: a mini-batch whose last try failed is halved until what fails is alone
+    :param provenance_columns: columns behind every row: ``mini_batch``, ``source``, ``row``, ``try``
+
     :raises InvalidValueError: for a value outside its range
     :raises NotSupportedError: for what the original has and this version does not
 
@@ -160,6 +184,18 @@ class ParallelRunConfig:
     partition_keys: list[str] | None = None
     environment_variables: dict[str, str] = field(default_factory=dict)
     init_timeout: int | None = None
+    task_overhead_timeout: int = 600
+    progress_update_timeout: int | None = None
+    first_task_creation_timeout: int | None = None
+    resource_monitor_interval: int = 600
+    append_row_dataframe_header: bool = False
+    profiling_module: str | None = None
+    shutdown_timeout: int = 30
+    append_row_order: str = INPUT_ORDER
+    strict_returns: bool = False
+    retry_short_returns: bool = False
+    bisect_failures: bool = False
+    provenance_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check and normalise every field."""
@@ -175,8 +211,13 @@ class ParallelRunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every field by name, ready for JSON; pipeline parameters are left in place."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        plain = {"environment": asdict(self.environment), "compute_target": {"pool": self.pool}}
-        return values | plain | {"environment_variables": dict(self.environment_variables)}
+        plain = {
+            "environment": asdict(self.environment),
+            "compute_target": {"pool": self.pool},
+            "environment_variables": dict(self.environment_variables),
+            "provenance_columns": list(self.provenance_columns),
+        }
+        return values | plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ParallelRunConfig:
@@ -293,6 +334,9 @@ def _mini_batch_size(name: str, value: Any) -> Any:
     return value
 
 
+_seconds = _whole(1, "a whole number of seconds, 1 or more")
+_some_seconds = _whole(1, "a whole number of seconds, 1 or more, or None")
+_flag = _rule("True or False", lambda value: isinstance(value, bool))
 _tolerated = _whole(-1, "a whole number, -1 (tolerate all) or more")
 _text = _rule("text", lambda value: isinstance(value, str))
 _pool = _rule("the name of an Airflow pool", lambda value: isinstance(value, str) and bool(value.strip()))
@@ -328,6 +372,12 @@ def _partition_keys(name: str, value: Any) -> Any:
     raise NotSupportedError(f"{name}={value!r}", "Leave it out, and set mini_batch_size.")
 
 
+def _provenance_columns(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or set(value) - set(PROVENANCE_COLUMNS):
+        raise InvalidValueError(name, value, f"a list of some of {', '.join(PROVENANCE_COLUMNS)}")
+    return tuple(column for column in PROVENANCE_COLUMNS if column in value)
+
+
 def _environment_variables(name: str, value: Any) -> dict[str, str]:
     # Never shows a value that is text: it may be a secret.
     if value is None:
@@ -356,14 +406,26 @@ _RULES: dict[str, _Rule] = {
     "source_directory": _Rule(_path, None),
     "description": _Rule(_text, None),
     "logging_level": _Rule(_one_of(str.upper, "WARNING", "INFO", "DEBUG"), "INFO", parameter=True),
-    "run_invocation_timeout": _Rule(_whole(1, "a whole number of seconds, 1 or more"), 60, parameter=True),
+    "run_invocation_timeout": _Rule(_seconds, 60, parameter=True),
     "run_max_try": _Rule(_whole(1, "a whole number of tries, 1 or more"), 3, parameter=True),
     "append_row_file_name": _Rule(_text, None),
     "allowed_failed_count": _Rule(_tolerated, None, parameter=True),
     "allowed_failed_percent": _Rule(_rule("a number from 0 to 100", _is_percent), None, parameter=True),
     "partition_keys": _Rule(_partition_keys, None),
     "environment_variables": _Rule(_environment_variables),
-    "init_timeout": _Rule(_whole(1, "a whole number of seconds, 1 or more, or None"), None),
+    "init_timeout": _Rule(_some_seconds, None),
+    "task_overhead_timeout": _Rule(_seconds, 600),
+    "progress_update_timeout": _Rule(_some_seconds, None),
+    "first_task_creation_timeout": _Rule(_some_seconds, None),
+    "resource_monitor_interval": _Rule(_whole(0, "a whole number of seconds, 0 (none) or more"), 600),
+    "append_row_dataframe_header": _Rule(_flag, False),
+    "profiling_module": _Rule(_one_of(str, "cProfile", "profile"), None),
+    "shutdown_timeout": _Rule(_seconds, 30),
+    "append_row_order": _Rule(_one_of(str.lower, INPUT_ORDER, ANY_ORDER), INPUT_ORDER),
+    "strict_returns": _Rule(_flag, False),
+    "retry_short_returns": _Rule(_flag, False),
+    "bisect_failures": _Rule(_flag, False),
+    "provenance_columns": _Rule(_provenance_columns, ()),
 }
 
 

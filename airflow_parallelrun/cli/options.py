@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import secrets
@@ -20,7 +21,6 @@ from airflow_parallelrun.exceptions import (
 from .parser import CommandParser, name_and_value, number, split_script_arguments, whole_number
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Sequence
 
     from airflow_parallelrun.config import ParallelRunConfig
@@ -41,6 +41,7 @@ class FieldOption:
     :param parse: from text; range and rules are ParallelRunConfig's own
     :param option: its name, where it is not the field's
     :param repeated: every use adds one value
+    :param flag: it takes no value; ``--no-…`` switches it off
     """
 
     help: str
@@ -48,6 +49,7 @@ class FieldOption:
     parse: Callable[[str], Any] = str
     option: str = ""
     repeated: bool = False
+    flag: bool = False
 
 
 THIS_MACHINE = "local"
@@ -94,6 +96,36 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
         "seconds that init() may take (default: 3 times --run-invocation-timeout, plus 30)",
         "SECONDS",
         whole_number,
+    ),
+    "task_overhead_timeout": FieldOption(
+        "seconds for each of loading a mini-batch and writing its rows", "SECONDS", whole_number
+    ),
+    "progress_update_timeout": FieldOption(
+        "seconds without a finished mini-batch after which the job is aborted (default: no such limit)",
+        "SECONDS",
+        whole_number,
+    ),
+    "first_task_creation_timeout": FieldOption(
+        "seconds that listing the input may take (default: no such limit)", "SECONDS", whole_number
+    ),
+    "resource_monitor_interval": FieldOption(
+        "seconds between two samples of memory, processors and disks; 0: none", "SECONDS", whole_number
+    ),
+    "append_row_dataframe_header": FieldOption(
+        "the names of a DataFrame's columns in the output file's first line", flag=True
+    ),
+    "profiling_module": FieldOption("profile every process: cProfile or profile", "MODULE"),
+    "shutdown_timeout": FieldOption("seconds that shutdown() may take", "SECONDS", whole_number),
+    "append_row_order": FieldOption("of the rows: input, or any, whatever is fastest", "ORDER"),
+    "strict_returns": FieldOption("more elements than items are an error of the mini-batch", flag=True),
+    "retry_short_returns": FieldOption(
+        "try a mini-batch again that came back with fewer elements than items", flag=True
+    ),
+    "bisect_failures": FieldOption(
+        "halve a mini-batch whose last try failed, until what fails is alone", flag=True
+    ),
+    "provenance_columns": FieldOption(
+        "a column behind every row: mini_batch, source, row or try; may be repeated", "NAME", repeated=True
     ),
 }
 
@@ -152,6 +184,10 @@ def _add_field_options(parser: CommandParser) -> None:
         if field.name in NOT_OPTIONS:
             continue
         spec = FIELD_OPTIONS[field.name]
+        if spec.flag:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(option_of(field.name), action=action, help=spec.help)
+            continue
         default = DEFAULTS.get(field.name, field.default)
         plain = isinstance(default, (int, str))
         names = [option_of(field.name)]

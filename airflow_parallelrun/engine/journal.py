@@ -17,7 +17,7 @@ from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_parallelrun.engine.store import Store
 
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 _EXTENT = '["%s",%d,%d,%d]'
 _LINE = (
     '{"ordinal":%d,"status":"%s","tries":%d,"items_in":%d,"items_ok":%d,"rows_out":%d,"extents":[%s],'
-    '"seconds":%.6f,"cpu_seconds":%.6f,"process":"%s","finished":%.3f,"error":%s}\n'
+    '"seconds":%.6f,"cpu_seconds":%.6f,"process":"%s","finished":%.3f,"error":%s%s}\n'
 )
 
 
@@ -47,6 +47,27 @@ class Extent(NamedTuple):
     crc32: int
 
 
+class Part(NamedTuple):
+    """What became of neighbouring items of a mini-batch that was bisected.
+
+    :param first: the first item's place in the mini-batch
+    :param items: how many
+    :param status: ok, short or failed
+    :param items_ok: items that succeeded
+    :param rows_out: elements that run() returned
+    :param extents: the rows' bytes; empty without rows
+    :param error: as in a line; None when ok
+    """
+
+    first: int
+    items: int
+    status: str
+    items_ok: int
+    rows_out: int
+    extents: list[Extent]
+    error: dict[str, Any] | None
+
+
 class Line(NamedTuple):
     """What became of a mini-batch, after its last try.
 
@@ -62,6 +83,7 @@ class Line(NamedTuple):
     :param process: the worker process's name
     :param finished: UTC, seconds since the epoch
     :param error: type, message, frame, log and, for the first of a kind, traceback; None when ok
+    :param parts: all of it, in order, where it was bisected; else empty
     """
 
     ordinal: int
@@ -76,6 +98,7 @@ class Line(NamedTuple):
     process: str
     finished: float
     error: dict[str, Any] | None
+    parts: Sequence[Part] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -87,9 +110,10 @@ class Line(NamedTuple):
 
         %-formatting costs a fifth of json.dumps, and a line is written for every mini-batch.
         """
-        error = "null" if self.error is None else json.dumps(self.error, separators=(",", ":"))
+        error = "null" if self.error is None else _json(self.error)
         extents = ",".join([_EXTENT % extent for extent in self.extents])
-        return (_LINE % (*self[:6], extents, *self[7:11], error)).encode()
+        parts = f',"parts":{_json(self.parts)}' if self.parts else ""
+        return (_LINE % (*self[:6], extents, *self[7:11], error, parts)).encode()
 
 
 class Record(NamedTuple):
@@ -129,15 +153,27 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
             return
         for number, text in enumerate(lines, 2):
             try:
-                values = json.loads(text)
-                values["extents"] = [Extent(*extent) for extent in values["extents"]]
-                line = Line(**values)
+                line = _parse(text)
             except (ValueError, TypeError, KeyError) as error:
                 logger.warning(
                     "%s: line %d is damaged and does not count: %s", store.path(name), number, error
                 )
                 continue
             yield Record(attempt, round_, line)
+
+
+def _parse(text: bytes) -> Line:
+    values = json.loads(text)
+    values["extents"] = [Extent(*extent) for extent in values["extents"]]
+    if parts := values.get("parts"):
+        values["parts"] = [
+            Part(*part)._replace(extents=[Extent(*extent) for extent in part[5]]) for part in parts
+        ]
+    return Line(**values)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _whole_lines(file: BinaryIO, length: int) -> Iterator[bytes]:
