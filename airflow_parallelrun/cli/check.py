@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.worker.output import Origin
     from airflow_parallelrun.worker.runtime import EntryScript, Settings
     from airflow_parallelrun.worker.shims import Ask
 
@@ -68,6 +69,7 @@ def main(given: Sequence[str]) -> int:
 def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, items: list[Any]) -> int:
     from airflow_parallelrun.worker import logs
     from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
+    from airflow_parallelrun.worker.output import Origin
     from airflow_parallelrun.worker.runtime import EntryScript, unchanged
 
     logging.basicConfig(level=config.logging_level, format=logs.FORMAT)
@@ -75,8 +77,9 @@ def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, items: list[
     try:
         script = EntryScript(settings, ask)
         _timed("init()", script.load)
-        value = _timed(f"run() of {len(items)} items", script.run, unchanged(items)[0], 0)
-        _show(script, value, len(items))
+        paths = unchanged(items)[0]
+        value = _timed(f"run() of {len(items)} items", script.run, paths, "0")
+        _show(script, value, Origin(0, paths, 0, 1), len(items))
         _timed("shutdown()", script.shutdown)
     except ContractError as error:
         raise EntryScriptContractError(config.entry_script, str(error)) from error
@@ -117,6 +120,8 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: st
         log_dir=f"{scratch}/logs",
         output_dir=f"{scratch}/output",
         error_log="",
+        strict_returns=config.strict_returns,
+        provenance_columns=config.provenance_columns,
     )
 
 
@@ -157,12 +162,12 @@ def _timed(what: str, function: Any, *arguments: Any) -> Any:
     return value
 
 
-def _show(script: EntryScript, value: Any, items: int) -> None:
-    count = script.formatter.count(value)
+def _show(script: EntryScript, value: Any, origin: Origin, items: int) -> None:
+    count = script.formatter.count(value, len(origin.paths))
     failed = max(items - count, 0)
     verdict = f": {failed} would count as failed" if failed else ""
     print(f"run() returned a {type(value).__name__} of {count} elements for {items} items{verdict}")
-    rows = script.formatter.rows(value).decode("utf-8", "replace").splitlines()
+    rows = script.formatter.rows(value, origin).decode("utf-8", "replace").splitlines()
     if rows:
         print("rows, as they would be written:")
     for row in rows[:_ROWS_SHOWN]:

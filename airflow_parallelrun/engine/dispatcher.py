@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine.deaths import NO_STACK, Stack, describe_exit, last_stack
-from airflow_parallelrun.engine.journal import Extent, Line
-from airflow_parallelrun.engine.pool import Failure, Fed, Process
+from airflow_parallelrun.engine.pool import Failure, Process
+from airflow_parallelrun.engine.tries import Fed, Tries, error_line, line_of
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from airflow_parallelrun.engine.journal import Line
     from airflow_parallelrun.engine.plan import MiniBatch, Plan
 
 logger = logging.getLogger(__name__)
@@ -41,16 +41,8 @@ STACK_S = 0.2
 # Signals after which faulthandler has written a stack.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 
-# Full tracebacks in the journal, for each kind of error; the process's error log has all of them.
-_TRACEBACKS = 3
-
 # Of a traceback that is shown in a message.
 TRACEBACK_END = 2000
-
-# Failures that a node logs, for each kind of error.
-FAILURES_TOLD = 3
-
-_NO_SECOND_TRY = "InputChangedError"
 
 
 class _Deadline(NamedTuple):
@@ -77,7 +69,6 @@ class Dispatcher:
         config = plan.config
         self._plan = plan
         self._ask = ask
-        self._max_try = config.run_max_try
         overhead = "OverheadTimeout", OVERHEAD_LIMIT_S, "a fixed limit"
         self._deadlines = {
             page.INIT: _Deadline("InitTimeout", config.init_timeout_s, "init_timeout", "init()"),
@@ -88,12 +79,10 @@ class Dispatcher:
             page.WRITE: _Deadline(*overhead, "writing the rows"),
             page.SHUTDOWN: _Deadline("ShutdownTimeout", SHUTDOWN_LIMIT_S, "a fixed limit", "shutdown()"),
         }
-        self._queue: deque[Fed] = deque()
-        self._seen: Counter[tuple[str, str]] = Counter()
-        self._told: Counter[tuple[str, str, str]] = Counter()
+        self._tries = Tries(config)
+        self._queue = self._tries.queue
         self._doomed: dict[int, _Doom] = {}
         self.processes: list[Process] = []
-        self.finished: list[Line] = []
         # Processes in a row that died before they got anything done; and the last one's story.
         self.fruitless = 0
         self.last_failure: Failure | None = None
@@ -120,7 +109,16 @@ class Dispatcher:
 
     def add(self, mini_batches: Iterable[MiniBatch]) -> None:
         """Queue new mini-batches."""
-        self._queue.extend(Fed(mini_batch, 1) for mini_batch in mini_batches)
+        self._tries.add(mini_batches)
+
+    def go_on(self, mini_batch: MiniBatch, line: Line) -> None:
+        """Queue what has not succeeded of a mini-batch that was bisected; see :meth:`Tries.go_on`."""
+        self._tries.go_on(mini_batch, line)
+
+    def take_finished(self) -> list[Line]:
+        """Return the lines of what has been finished since the last call."""
+        finished, self._tries.finished = self._tries.finished, []
+        return finished
 
     def feed(self, last: bool) -> None:
         """Fill the windows.
@@ -242,7 +240,7 @@ class Dispatcher:
                 "log": process.files.stderr,
             },
         )
-        self._failed(process, fed, result)
+        self._tries.take(fed, line_of(fed, result, process.name, process.segment))
 
     def _window(self, process: Process) -> int:
         if process.seconds_mean is None:
@@ -285,67 +283,4 @@ class Dispatcher:
         if result.error is not None:
             files = process.files
             result.error["log"] = files.error if result.error["traceback"] else files.stdout
-        if result.status == protocol.FAILED:
-            self._failed(process, fed, result)
-        else:
-            self._finish(process, fed, result)
-
-    def _failed(self, process: Process, fed: Fed, result: protocol.Result) -> None:
-        assert result.error is not None
-        if fed.tries < self._max_try and result.error["type"] != _NO_SECOND_TRY:
-            self._tell(logging.INFO, fed, result.error, "failed and will be tried again")
-            self._queue.append(Fed(fed.mini_batch, fed.tries + 1))
-            return
-        self._finish(process, fed, result)
-
-    def _tell(self, level: int, fed: Fed, error: dict[str, Any], what: str) -> None:
-        """Log the first failures of a kind: a million of them would bury everything else."""
-        kind = (what, error["type"], error["frame"] or "")
-        self._told[kind] += 1
-        if self._told[kind] <= FAILURES_TOLD:
-            last = self._told[kind] == FAILURES_TOLD
-            logger.log(
-                level,
-                "mini-batch %d, try %d of %d, %s: %s%s",
-                fed.mini_batch.ordinal,
-                fed.tries,
-                self._max_try,
-                what,
-                error_line(error),
-                " (no more of this kind are logged here)" if last else "",
-            )
-
-    def _finish(self, process: Process, fed: Fed, result: protocol.Result) -> None:
-        error = result.error
-        if error is not None:
-            what = "failed" if result.status == protocol.FAILED else "came back short"
-            self._tell(logging.WARNING, fed, error, what)
-            kind = (error["type"], error["frame"] or "")
-            self._seen[kind] += 1
-            if self._seen[kind] > _TRACEBACKS:
-                error["traceback"] = ""
-        extents = (
-            [Extent(process.segment, result.offset, result.length, result.crc32)] if result.length else []
-        )
-        self.finished.append(
-            Line(
-                ordinal=result.ordinal,
-                status=result.status,
-                tries=fed.tries,
-                items_in=result.items_in,
-                items_ok=result.items_ok,
-                rows_out=result.rows_out,
-                extents=extents,
-                seconds=result.seconds,
-                cpu_seconds=result.cpu_seconds,
-                process=process.name,
-                finished=time.time(),
-                error=error,
-            )
-        )
-
-
-def error_line(error: dict[str, Any]) -> str:
-    """Return a user's error in one line: type, message and the innermost frame of their own code."""
-    place = f" ({error['frame']})" if error.get("frame") else ""
-    return f"{error['type']}: {error['message']}{place}"
+        self._tries.take(fed, line_of(fed, result, process.name, process.segment))

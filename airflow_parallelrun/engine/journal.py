@@ -67,6 +67,15 @@ class Part(NamedTuple):
     extents: list[Extent]
     error: dict[str, Any] | None
 
+    def as_line(self, whole: Line) -> Line:
+        """Return the line that it would have as a mini-batch of its own.
+
+        :param whole: the mini-batch's
+        """
+        values = self._asdict()
+        del values["first"]
+        return whole._replace(items_in=values.pop("items"), parts=(), **values)
+
 
 class Line(NamedTuple):
     """What became of a mini-batch, after its last try.

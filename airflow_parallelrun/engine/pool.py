@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from airflow_parallelrun.config import ParallelRunConfig
-    from airflow_parallelrun.engine.plan import MiniBatch, Plan
+    from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Started
+    from airflow_parallelrun.engine.tries import Fed
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,6 @@ _COLLECT_S = 1.0
 
 _RECEIVE_BYTES = 1 << 18
 _SEND_BUFFER_BYTES = 1 << 20
-
-
-class Fed(NamedTuple):
-    """A mini-batch that is with a process.
-
-    :param mini_batch: the mini-batch
-    :param tries: which try this is, from 1
-    """
-
-    mini_batch: MiniBatch
-    tries: int
 
 
 class Failure(NamedTuple):
@@ -181,6 +171,8 @@ class Process:
             "log_dir": os.path.dirname(self.files.entry_script),
             "output_dir": plan.output or plan.run_dir,
             "error_log": self.files.error,
+            "strict_returns": plan.config.strict_returns,
+            "provenance_columns": plan.config.provenance_columns,
         }
 
     def feed(self, mini_batches: Iterable[Fed]) -> None:
@@ -188,7 +180,7 @@ class Process:
         items = []
         for fed in mini_batches:
             self.in_flight[self._next_feed] = fed
-            items.append([self._next_feed, *fed.mini_batch])
+            items.append([self._next_feed, *fed.message])
             self._next_feed += 1
         self._send(["run", items])
 

@@ -8,8 +8,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.engine.dispatcher import TRACEBACK_END, error_line
+from airflow_parallelrun.engine.dispatcher import TRACEBACK_END
 from airflow_parallelrun.engine.plan import ItemTable, MiniBatch
+from airflow_parallelrun.engine.tries import error_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -303,10 +303,8 @@ class Session:
             self._own.add(line)
 
     def _commit(self, hurry: bool) -> None:
-        finished = self._dispatcher.finished
-        if finished:
+        if finished := self._dispatcher.take_finished():
             self._committer.add(finished, hurry)
-            self._dispatcher.finished = []
 
     def _look(self) -> None:
         """Look at others, every so often, and before this node commits, charges or claims any more."""

@@ -9,23 +9,40 @@ escaped; a DataFrame is ``to_csv`` with a space as separator, no header and no i
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import sys
 import time
 import zlib
-from typing import Any, NamedTuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from .errors import ContractError, ReturnValueError
 
 SETTINGS_FILE = "parallel_run_step.settings.json"
 
-_TO_CSV = {"sep": " ", "header": False, "index": False}
+_TO_CSV: Dict[str, Any] = {"sep": " ", "header": False, "index": False}
 _WRITE_TRIES = 6
 
 
 class SegmentError(Exception):
     """The segment could not be written, however often it was tried: the store's fault, not the script's."""
+
+
+class Origin(NamedTuple):
+    """Where rows come from.
+
+    :param ordinal: the mini-batch
+    :param paths: what run() got
+    :param first: the place of the first of them in the mini-batch
+    :param tries: which try it is, from 1
+    """
+
+    ordinal: int
+    paths: List[str]
+    first: int
+    tries: int
 
 
 class Extent(NamedTuple):
@@ -41,19 +58,32 @@ class RowFormatter:
 
     :param script_folder: the entry script's folder, where the settings file may lie
     :param append_row: False for summary_only: values are counted and not formatted
+    :param provenance: columns behind each row, of mini_batch, source, row and try
+    :param strict: whether more elements than items are an error
     """
 
-    def __init__(self, script_folder: str, append_row: bool) -> None:
+    def __init__(
+        self, script_folder: str, append_row: bool, provenance: Sequence[str] = (), strict: bool = False
+    ) -> None:
         self._append_row = append_row
+        self._provenance = provenance
+        self._strict = strict
         self._to_csv = {**_TO_CSV, **_read_settings(os.path.join(script_folder, SETTINGS_FILE))}
+        if provenance and self._to_csv.get("columns") is not None:
+            self._to_csv["columns"] = [*self._to_csv["columns"], *provenance]
 
-    def count(self, value: Any) -> int:
+    def count(self, value: Any, items: int) -> int:
         """Return how many elements run() returned.
 
-        :raises ReturnValueError: for anything but a list, a tuple or a DataFrame
+        :param items: how many items it got
+        :raises ReturnValueError: for anything but a list, a tuple or a DataFrame; and for more elements than
+            items, if that is an error
         """
         if isinstance(value, (list, tuple)) or _is_data_frame(value):
-            return len(value)
+            count = len(value)
+            if self._strict and count > items:
+                raise ReturnValueError(f"run() returned {count} elements for {items} items (strict_returns)")
+            return count
         if value is None:
             raise ReturnValueError(
                 "run() returned None. Return a list, a tuple or a DataFrame with one element for each item "
@@ -64,16 +94,58 @@ class RowFormatter:
             "Return a list, a tuple or a DataFrame with one element for each item that succeeded."
         )
 
-    def rows(self, value: Any) -> bytes:
-        """Return the rows as they stand in the append_row file; nothing for summary_only."""
+    def rows(self, value: Any, origin: Origin) -> bytes:
+        """Return the rows as they stand in the append_row file; nothing for summary_only.
+
+        :raises ReturnValueError: for a frame with a column that has the name of a provenance column
+        """
         if not self._append_row or not len(value):
             return b""
         if isinstance(value, (list, tuple)):
-            text = "\n".join(map(str, value)) + "\n"
+            elements = map(str, value)
+            if self._provenance:
+                elements = map("{}{}".format, elements, self._tails(origin, len(value)))
+            text = "\n".join(elements) + "\n"
         else:
-            text = value.to_csv(**self._to_csv)
+            text = self._with_provenance(value, origin).to_csv(**self._to_csv)
         # surrogateescape: a file name that is not UTF-8 comes out as the bytes it has on disk.
         return text.encode("utf-8", "surrogateescape")
+
+    def _tails(self, origin: Origin, count: int) -> Iterator[str]:
+        """Yield what stands behind each element, quoted as to_csv quotes."""
+        line = io.StringIO()
+        writer = csv.writer(line, delimiter=self._to_csv["sep"], lineterminator="")
+        for values in zip(*_columns(origin, count, self._provenance)):
+            writer.writerow(("", *values))
+            yield line.getvalue()
+            line.seek(0)
+            line.truncate()
+
+    def _with_provenance(self, frame: Any, origin: Origin) -> Any:
+        if not self._provenance:
+            return frame
+        for name in self._provenance:
+            if name in frame.columns:
+                raise ReturnValueError(
+                    f"run() returned a DataFrame with a column {name!r}, which is a provenance column too. "
+                    "Rename it, or leave it out of provenance_columns."
+                )
+        columns = _columns(origin, len(frame), self._provenance)
+        return frame.assign(**dict(zip(self._provenance, columns)))
+
+
+def _columns(origin: Origin, count: int, names: Sequence[str]) -> list[Iterable[Any]]:
+    """Return provenance columns for so many rows.
+
+    Which item a row is from is known where run() returned one for each, in their order.
+    """
+    columns: Dict[str, Iterable[Any]] = {
+        "mini_batch": [origin.ordinal] * count,
+        "source": origin.paths if len(origin.paths) == count else [""] * count,
+        "row": range(origin.first, origin.first + count),
+        "try": [origin.tries] * count,
+    }
+    return [columns[name] for name in names]
 
 
 class Segment:

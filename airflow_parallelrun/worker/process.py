@@ -19,7 +19,7 @@ from typing import Any
 
 from . import logs, page, protocol
 from .errors import ContractError, InputChangedError, describe, problem
-from .output import Extent, Segment, SegmentError
+from .output import Extent, Origin, Segment, SegmentError
 from .runtime import EntryScript, Item, Settings, unchanged
 
 # Measured: an acknowledgement of its own costs 8 µs, one in a group 0.4 µs.
@@ -42,7 +42,7 @@ class Worker:
         self._segment = segment
         self._lines = protocol.LineReader()
         self._inbox: deque[list[Any]] = deque()
-        self._queue: deque[tuple[int, int, list[Item]]] = deque()
+        self._queue: deque[Any] = deque()
         self._results: list[protocol.Result] = []
         self._last_report = time.monotonic()
         self._stopping = False
@@ -87,7 +87,9 @@ class Worker:
         self._send(["ready", round(time.monotonic() - started, 6)])
         return True
 
-    def _run(self, feed: int, ordinal: int, items: list[Item]) -> None:
+    def _run(
+        self, feed: int, ordinal: int, items: list[Item], tries: int = 1, first: int | None = None
+    ) -> None:
         self._page.write(page.LOAD, ordinal, feed)
         if self._page.revoked(feed):
             self._add(
@@ -103,11 +105,11 @@ class Worker:
         self._page.write(page.RUN, ordinal, feed)
         started, cpu_started = time.monotonic(), time.process_time()
         try:
-            value = self._script.run(paths, ordinal)
+            value = self._script.run(paths, str(ordinal) if first is None else f"{ordinal}.{first}")
             seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
             self._page.write(page.WRITE, ordinal, feed)
-            returned = self._script.formatter.count(value)
-            rows = self._script.formatter.rows(value)
+            returned = self._script.formatter.count(value, len(paths))
+            rows = self._script.formatter.rows(value, Origin(ordinal, paths, first or 0, tries))
         except Gone:
             raise
         except BaseException as error:  # noqa: BLE001 - user code; SystemExit too is a failed try, not an exit

@@ -4,7 +4,9 @@
 Node to worker::
 
     ["start", {settings}]                     once, first
-    ["run", [[feed, ordinal, items], …]]      feed numbers count up per process; items as in the plan
+    ["run", [[feed, ordinal, items], …]]      feed numbers count up per process; items as in the plan; then
+                                              the try, if it is not the first, and the place of a part's
+                                              first item in its mini-batch
     ["answer", ok, value]                     to the worker's one open question
     ["stop"]                                  finish what is queued, call shutdown(), leave
 

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from . import shims
 from .errors import ContractError, InputChangedError
@@ -31,12 +31,15 @@ class Settings(NamedTuple):
     log_dir: str
     output_dir: str
     error_log: str
+    strict_returns: bool = False
+    provenance_columns: Sequence[str] = ()
 
 
 class MiniBatchContext(NamedTuple):
     """The second argument of a ``run()`` that takes one.
 
-    :param minibatch_index: identifies the mini-batch within the run; good as part of a file name
+    :param minibatch_index: identifies the mini-batch within the run; good as part of a file name. Of a part
+        of a mini-batch that is bisected it is the index, a dot, and the place of the part's first item
     :param partition_key_value: the mini-batch's partition keys and values; empty without partition keys
     :param dataset: None: a dataset object of the original has no counterpart here
     """
@@ -60,7 +63,9 @@ class EntryScript:
         sys.path[:0] = (
             [folder] if folder == settings.source_directory else [folder, settings.source_directory]
         )
-        self.formatter = RowFormatter(folder, settings.append_row)
+        self.formatter = RowFormatter(
+            folder, settings.append_row, settings.provenance_columns, settings.strict_returns
+        )
         shims.install(
             ask, shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir)
         )
@@ -87,11 +92,14 @@ class EntryScript:
         if init is not None:
             init()
 
-    def run(self, mini_batch: list[Any], ordinal: int) -> Any:
-        """Call ``run()`` and return what it returned."""
+    def run(self, mini_batch: list[Any], index: str) -> Any:
+        """Call ``run()`` and return what it returned.
+
+        :param index: what the script may call the mini-batch
+        """
         assert self._run is not None
         if self._takes_context:
-            return self._run(mini_batch, MiniBatchContext(str(ordinal), {}))
+            return self._run(mini_batch, MiniBatchContext(index, {}))
         return self._run(mini_batch)
 
     def shutdown(self) -> None:

@@ -102,8 +102,12 @@ class Bench:
         process.says(*results, kind=kind)
         return self.dispatcher.receive(process)
 
+    @property
+    def lines(self):
+        return self.dispatcher._tries.finished
+
     def finished(self):
-        return [(line.ordinal, line.status, line.tries) for line in self.dispatcher.finished]
+        return [(line.ordinal, line.status, line.tries) for line in self.lines]
 
     def waiting(self):
         return [(fed.mini_batch.ordinal, fed.tries) for fed in self.dispatcher._queue]
@@ -182,7 +186,7 @@ def test_results_become_lines(bench):
     bench.dispatcher.feed(last=False)
     full = result(bench[0], 0, rows_out=3, offset=7, length=5, crc32=99)
     bench.hear(bench[0], full)
-    (line,) = bench.dispatcher.finished
+    (line,) = bench.lines
     assert (line.ordinal, line.status, line.tries, line.rows_out) == (0, "ok", 1, 3)
     assert line.extents == [("segments/0-1-0-0", 7, 5, 99)]
     assert line.error is None
@@ -193,8 +197,8 @@ def test_without_rows_there_is_no_extent(bench):
     bench = bench()
     bench.dispatcher.feed(last=False)
     bench.hear(bench[0], result(bench[0], 0, "short"))
-    assert bench.dispatcher.finished[0].extents == []
-    assert bench.dispatcher.finished[0].error["log"] == "stdout.txt"
+    assert bench.lines[0].extents == []
+    assert bench.lines[0].error["log"] == "stdout.txt"
 
 
 def test_a_failed_one_is_tried_again_behind_the_others_until_its_tries_are_spent(bench):
@@ -231,9 +235,9 @@ def test_full_tracebacks_of_a_kind_of_error_are_few(bench):
         while feed not in bench[0].fed():
             bench.dispatcher.feed(last=True)
         bench.hear(bench[0], result(bench[0], feed, "failed"))
-    tracebacks = [line.error["traceback"] for line in bench.dispatcher.finished]
+    tracebacks = [line.error["traceback"] for line in bench.lines]
     assert tracebacks == ["T"] * 3 + [""] * 3
-    assert {line.error["log"] for line in bench.dispatcher.finished} == {"error.txt"}
+    assert {line.error["log"] for line in bench.lines} == {"error.txt"}
 
 
 def test_failures_are_logged_and_a_million_of_them_are_few_lines(bench, caplog):
@@ -255,14 +259,14 @@ def test_a_death_charges_the_one_that_ran_and_frees_the_others_in_order(bench, p
     bench = bench(mini_batches=300, run_max_try=1)
     open_window(bench, bench[0])
     bench.dispatcher.feed(last=False)
-    bench.dispatcher.finished.clear()
+    bench.dispatcher.take_finished()
     process = bench[0]
     before = bench.dispatcher.outstanding
     process.runs(3, phase)
     bench.dispatcher.bury(process)
     assert bench.finished() == [(3, "failed", 1)]
-    assert bench.dispatcher.finished[0].error["type"] == "ProcessDied"
-    assert "SIGKILL" in bench.dispatcher.finished[0].error["message"]
+    assert bench.lines[0].error["type"] == "ProcessDied"
+    assert "SIGKILL" in bench.lines[0].error["message"]
     assert bench.dispatcher.outstanding == before - 1
     assert [ordinal for ordinal, _ in bench.waiting()][:4] == [1, 2, 4, 5]
     assert {tries for _, tries in bench.waiting()} == {1}
@@ -295,7 +299,7 @@ def test_one_that_is_finished_and_reported_is_not_charged(bench):
     bench = bench(mini_batches=300, run_max_try=1)
     open_window(bench, bench[0])
     bench.dispatcher.feed(last=False)
-    bench.dispatcher.finished.clear()
+    bench.dispatcher.take_finished()
     process = bench[0]
     process.runs(1)
     bench.hear(process, result(process, 1))
@@ -341,7 +345,7 @@ def test_each_phase_has_its_limit(bench, phase, limit, text):
     bench.dispatcher.check_deadlines()
     assert (process.asked, process.killed) == (1, True)
     bench.dispatcher.bury(process)
-    (line,) = bench.dispatcher.finished
+    (line,) = bench.lines
     assert line.error["message"] == text
     assert line.error["type"] == ("RunInvocationTimeout" if phase == page.RUN else "OverheadTimeout")
     assert line.error["log"] == "stderr.txt"
@@ -375,7 +379,7 @@ def test_one_that_ends_after_its_limit_has_failed_and_the_next_one_is_free(bench
     bench = bench(mini_batches=300, run_max_try=1)
     open_window(bench, bench[0])
     bench.dispatcher.feed(last=False)
-    bench.dispatcher.finished.clear()
+    bench.dispatcher.take_finished()
     process = bench[0]
     process.runs(3, seconds_ago=1000)
     bench.dispatcher.check_deadlines()
@@ -395,7 +399,7 @@ def one_busy_one_idle(bench, runs=1):
     bench.dispatcher.feed(last=False)
     for feed in list(other.in_flight):
         bench.hear(other, result(other, feed))
-    bench.dispatcher.finished.clear()
+    bench.dispatcher.take_finished()
     bench.dispatcher._queue.clear()
     one.runs(runs)
     return one, other

@@ -17,7 +17,10 @@ import pytest
 
 from airflow_parallelrun.worker import output
 from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
-from airflow_parallelrun.worker.output import SETTINGS_FILE, RowFormatter, Segment, SegmentError
+from airflow_parallelrun.worker.output import SETTINGS_FILE, Origin, RowFormatter, Segment, SegmentError
+
+ORIGIN = Origin(7, ["/in/a b", "/in/c"], 3, 2)
+ALL_COLUMNS = ("mini_batch", "source", "row", "try")
 
 
 @pytest.fixture
@@ -48,18 +51,18 @@ def formatter(tmp_path):
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_rows_are_the_originals(formatter, value, rows):
-    assert formatter.rows(value) == rows.encode()
-    assert formatter.count(value) == len(value)
+    assert formatter.rows(value, ORIGIN) == rows.encode()
+    assert formatter.count(value, 9) == len(value)
 
 
 def test_names_that_are_no_text_keep_their_bytes(formatter):
-    assert formatter.rows([b"\xff.png".decode("utf-8", "surrogateescape")]) == b"\xff.png\n"
+    assert formatter.rows([b"\xff.png".decode("utf-8", "surrogateescape")], ORIGIN) == b"\xff.png\n"
 
 
 def test_summary_only_counts_and_writes_nothing(tmp_path):
     formatter = RowFormatter(str(tmp_path), append_row=False)
-    assert formatter.rows(["a"]) == formatter.rows(pd.DataFrame({"a": [1]})) == b""
-    assert formatter.count(["a", "b"]) == 2
+    assert formatter.rows(["a"], ORIGIN) == formatter.rows(pd.DataFrame({"a": [1]}), ORIGIN) == b""
+    assert formatter.count(["a", "b"], 9) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,12 +79,51 @@ def test_summary_only_counts_and_writes_nothing(tmp_path):
 )
 def test_what_cannot_be_counted_is_refused_by_name(formatter, value, name):
     with pytest.raises(ReturnValueError, match=f"run\\(\\) returned .*{name}.*Return a list"):
-        formatter.count(value)
+        formatter.count(value, 9)
 
 
 def test_none_asks_for_the_return_statement(formatter):
     with pytest.raises(ReturnValueError, match="is a return statement missing"):
-        formatter.count(None)
+        formatter.count(None, 9)
+
+
+def test_strict_refuses_more_elements_than_items(tmp_path):
+    strict = RowFormatter(str(tmp_path), append_row=True, strict=True)
+    assert strict.count(["a", "b"], 2) == 2
+    assert strict.count(["a"], 2) == 1
+    with pytest.raises(ReturnValueError, match=r"returned 3 elements for 2 items \(strict_returns\)"):
+        strict.count(["a", "b", "c"], 2)
+
+
+@pytest.mark.parametrize(
+    ("columns", "value", "rows"),
+    [
+        (ALL_COLUMNS, ["x y", "z"], 'x y 7 "/in/a b" 3 2\nz 7 /in/c 4 2\n'),
+        (ALL_COLUMNS, pd.DataFrame({"a": ["x y", "z"]}), '"x y" 7 "/in/a b" 3 2\nz 7 /in/c 4 2\n'),
+        (ALL_COLUMNS, pd.DataFrame({"a": [1, 2]}, index=[5, 5]), '1 7 "/in/a b" 3 2\n2 7 /in/c 4 2\n'),
+        (("source",), ["x"], "x \n"),
+        (("source",), pd.DataFrame({"a": [1, 2, 3]}), "1 \n2 \n3 \n"),
+        (("row",), ["x", "y", "z"], "x 3\ny 4\nz 5\n"),
+        (("try",), [], ""),
+    ],
+)
+def test_provenance_stands_behind_each_row(tmp_path, columns, value, rows):
+    formatter = RowFormatter(str(tmp_path), append_row=True, provenance=columns)
+    assert formatter.rows(value, ORIGIN).decode() == rows
+
+
+def test_provenance_follows_the_settings(tmp_path):
+    to_csv = {"sep": ",", "columns": ["b"]}
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps({"append_row": {"pandas.DataFrame.to_csv": to_csv}}))
+    formatter = RowFormatter(str(tmp_path), append_row=True, provenance=("row", "try"))
+    assert formatter.rows(pd.DataFrame({"a": [1], "b": [2]}), ORIGIN) == b"2,3,2\n"
+    assert formatter.rows(["a,b"], ORIGIN) == b"a,b,3,2\n"
+
+
+def test_provenance_does_not_hide_a_column_of_that_name(tmp_path):
+    formatter = RowFormatter(str(tmp_path), append_row=True, provenance=("row",))
+    with pytest.raises(ReturnValueError, match="a column 'row', which is a provenance column"):
+        formatter.rows(pd.DataFrame({"row": [1]}), ORIGIN)
 
 
 def write_settings(folder, text):
@@ -100,12 +142,12 @@ def write_settings(folder, text):
 )
 def test_settings_change_frames(tmp_path, to_csv, rows):
     text = json.dumps({"append_row": {"pandas.DataFrame.to_csv": to_csv}, "other": 1})
-    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": ["x"]})) == rows
+    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": ["x"]}), ORIGIN) == rows
 
 
 @pytest.mark.parametrize("text", ["{}", '{"append_row": {}}', '{"other": [1]}'])
 def test_settings_without_ours_change_nothing(tmp_path, text):
-    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": [2]})) == b"1 2\n"
+    assert write_settings(tmp_path, text).rows(pd.DataFrame({"a": [1], "b": [2]}), ORIGIN) == b"1 2\n"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +162,7 @@ def test_settings_that_cannot_be_used_are_named(tmp_path, text):
 def test_pandas_is_not_imported_for_those_who_do_not_use_it():
     code = (
         "import sys\nfrom airflow_parallelrun.worker.output import RowFormatter\n"
-        "formatter = RowFormatter('.', True)\nformatter.rows(['a']); formatter.count(['a'])\n"
+        "formatter = RowFormatter('.', True)\nformatter.rows(['a'], None); formatter.count(['a'], 1)\n"
         "sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -157,16 +157,16 @@ def test_imported_once_initialised_once_and_run_as_often_as_needed(script):
         calls.append("import")
     """)
     entry.load()
-    assert entry.run(["x"], 0) == ["import", "init", "run"]
-    assert entry.run(["x"], 1) == ["import", "init", "run", "run"]
+    assert entry.run(["x"], "0") == ["import", "init", "run"]
+    assert entry.run(["x"], "1") == ["import", "init", "run", "run"]
     entry.shutdown()
-    assert entry.run(["x"], 1)[-2:] == ["shutdown", "run"]
+    assert entry.run(["x"], "1")[-2:] == ["shutdown", "run"]
 
 
 def test_the_context_names_the_mini_batch(script):
     entry = script("def run(mini_batch, context): return [context]\n")
     entry.load()
-    assert entry.run(["x"], 17) == [MiniBatchContext("17", {}, None)]
+    assert entry.run(["x"], "17") == [MiniBatchContext("17", {}, None)]
 
 
 def test_the_script_finds_arguments_itself_and_both_folders(script, tmp_path):
@@ -188,7 +188,7 @@ def test_init_and_shutdown_are_optional(script):
     entry = script("def run(mini_batch): return mini_batch\n")
     entry.load()
     entry.shutdown()
-    assert entry.run(["x"], 0) == ["x"]
+    assert entry.run(["x"], "0") == ["x"]
 
 
 @pytest.mark.parametrize(
