@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.engine.pool import Failure
 
 IGNORE = -1
+
+# As the original: no job goes on when so many processes have failed in init() for each that should run, once
+# it is so old; one node alone gives up as session.py says.
+JOB_INIT_FAILURES_PER_PROCESS = 2
+JOB_INIT_AGE_S = 120.0
 
 
 class Failures(NamedTuple):
@@ -55,6 +61,22 @@ def final_breaches(config: ParallelRunConfig, failures: Failures, mini_batches: 
     if limit is not None and percent > limit:
         found.append(f"{percent:.1f} % of the mini-batches failed, allowed_failed_percent is {limit}")
     return found
+
+
+def init_breaches(failures: int, processes: int, age_s: float, last: Failure | None) -> list[str]:
+    """Return why no node can be expected to get anywhere, as the original judges it.
+
+    :param failures: processes of all nodes that died in init(), or before they got anything done, in a row
+    :param processes: how many should run, on all nodes
+    :param age_s: for how long the node that asks has seen that
+    :param last: of its own processes; None without one
+    """
+    if last is None or age_s < JOB_INIT_AGE_S or failures < JOB_INIT_FAILURES_PER_PROCESS * processes:
+        return []
+    return [
+        f"{failures} processes on all nodes died in init() or before they got anything done, and this node "
+        f"has none that works; the last one: {last.text}. Full log: {last.log}"
+    ]
 
 
 def _over(count: int, limit: int | None) -> bool:

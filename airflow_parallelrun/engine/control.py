@@ -20,11 +20,15 @@ class Sighting(NamedTuple):
     """What one listing showed.
 
     :param others: failures of all other attempts in this round, of whatever node
+    :param done: mini-batches that they have finished
+    :param init_failures: processes of theirs that died in init(), as in ``ControlEntry``
     :param superseded: whether a later attempt of this node exists
     :param aborted: whether a node proposed to stop
     """
 
     others: Failures
+    done: int
+    init_failures: int
     superseded: bool
     aborted: bool
 
@@ -36,12 +40,12 @@ class Control:
         self._store = store
         self._started = started
         self._folder = names.control(started.round)
-        self._entry = ControlEntry(started.attempt, 0, 0, 0)
+        self._entry = ControlEntry(started.attempt, 0, 0, 0, 0)
         store.put(f"{self._folder}/{self._entry}", b"")
 
-    def publish(self, failures: Failures, done: int) -> None:
+    def publish(self, failures: Failures, done: int, init_failures: int) -> None:
         """Show this attempt's counts."""
-        entry = ControlEntry(self._started.attempt, *failures, done)
+        entry = ControlEntry(self._started.attempt, *failures, done, init_failures)
         if entry != self._entry:
             self._store.rename(f"{self._folder}/{self._entry}", f"{self._folder}/{entry}")
             self._entry = entry
@@ -62,6 +66,8 @@ class Control:
                 sum(entry.failed_items for entry in latest.values()),
                 sum(entry.failed_mini_batches for entry in latest.values()),
             ),
+            done=sum(entry.done for entry in latest.values()),
+            init_failures=sum(entry.init_failures for entry in latest.values()),
             superseded=any(each.node == own.node and each.k > own.k for each in started),
             aborted=names.ABORT in found,
         )

@@ -103,6 +103,11 @@ class Dispatcher:
         """Processes that have nothing to do, and those that are still starting."""
         return sum(not process.in_flight for process in self.processes)
 
+    @property
+    def init_failures(self) -> int:
+        """Processes in a row that died before they got anything done; 0 as long as another one works."""
+        return 0 if any(process.ready for process in self.processes) else self.fruitless
+
     def capacity(self) -> int:
         """Return how many mini-batches the processes could take now; one for each that is still starting."""
         return sum(max(0, self._window(process) - len(process.in_flight)) for process in self.processes)

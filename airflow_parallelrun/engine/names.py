@@ -49,16 +49,19 @@ class ControlEntry(NamedTuple):
     :param failed_items: items that failed
     :param failed_mini_batches: mini-batches that failed or came back short
     :param done: finished mini-batches
+    :param init_failures: processes in a row that died in init(), or before they got anything done; 0 as long
+        as another one works
     """
 
     attempt: Attempt
     failed_items: int
     failed_mini_batches: int
     done: int
+    init_failures: int
 
     def __str__(self) -> str:
         """Return the object's name."""
-        return f"{self.attempt}-{self.failed_items}-{self.failed_mini_batches}-{self.done}"
+        return "-".join(map(str, self))
 
     @classmethod
     def parse(cls, text: str) -> ControlEntry:

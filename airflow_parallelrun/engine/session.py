@@ -90,7 +90,7 @@ class Session:
         self._process_limit = plan.config.processes_per_node
         self._process_count = 0
         self._next_look = self._next_deadlines = 0.0
-        self._others = Failures(0, 0)
+        self._others: Sighting | None = None
         with ExitStack() as opened:
             self._open(opened)
             self._opened = opened.pop_all()
@@ -312,8 +312,7 @@ class Session:
         if now < self._next_look:
             return
         self._next_look = now + CONTROL_INTERVAL_S
-        seen = self._meet()
-        self._others = seen.others
+        self._others = seen = self._meet()
         self._claims.look()
         self._guardian.look()
         if seen.aborted:
@@ -332,7 +331,7 @@ class Session:
             self._superseded = True
             self._count()
             raise self._interrupted("was started again elsewhere, and this attempt has stopped")
-        self._control.publish(self._own.failures, self._own.done)
+        self._control.publish(self._own.failures, self._own.done, self._dispatcher.init_failures)
         return seen
 
     def _judge(self) -> None:
@@ -341,10 +340,19 @@ class Session:
         if now >= self._next_deadlines:
             self._check_processes()
             self._next_deadlines = now + DEADLINE_INTERVAL_S
-        own, others = self._own.failures, self._others
+        if self._others is None or self.outcome == "aborted":
+            return
+        own, others = self._own.failures, self._others.others
         failures = Failures(own.items + others.items, own.mini_batches + others.mini_batches)
         reasons = budget.breaches(self._plan.config, failures)
-        if reasons and self.outcome != "aborted":
+        if mine := self._dispatcher.init_failures:
+            reasons += budget.init_breaches(
+                mine + self._others.init_failures,
+                self._plan.node_count * self._process_limit,
+                time.monotonic() - self._started_at,
+                self._dispatcher.last_failure,
+            )
+        if reasons:
             self._control.propose_abort(reasons)
             self._abort()
 

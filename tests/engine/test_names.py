@@ -24,7 +24,7 @@ def test_attempts_are_read_back_from_every_name_they_stand_in(attempt):
 
 
 @STEADY
-@given(st.builds(ControlEntry, ATTEMPT, NUMBER, NUMBER, NUMBER))
+@given(st.builds(ControlEntry, ATTEMPT, NUMBER, NUMBER, NUMBER, NUMBER))
 def test_control_entries_are_read_back(entry):
     assert ControlEntry.parse(str(entry)) == entry
     assert "/" not in str(entry)
@@ -32,7 +32,7 @@ def test_control_entries_are_read_back(entry):
 
 def test_names_as_documented():
     assert str(Attempt(3, 2)) == "3-2"
-    assert str(ControlEntry(Attempt(3, 2), 7, 5, 90)) == "3-2-7-5-90"
+    assert str(ControlEntry(Attempt(3, 2), 7, 5, 90, 4)) == "3-2-7-5-90-4"
     assert names.claims(4) == "claims/4"
     assert names.control(4) == "control/4"
     assert names.abort(4) == "control/4/abort.json"
