@@ -118,10 +118,13 @@ class Tries:
 
     def _halve(self, fed: Fed) -> None:
         bisection = fed.bisection or Bisection(fed.mini_batch)
-        # A part that fails has failed with its whole before: it is not tried again, but halved or alone.
-        for piece in Piece(fed.first, fed.mini_batch).halves():
-            last_try = max(fed.tries, self._config.run_max_try)
-            self.queue.append(Fed(piece.mini_batch, last_try, None, bisection, piece.first))
+        # What fails in a part has failed in its whole before: no more tries, but halves until it is alone.
+        halves = [
+            fed._replace(mini_batch=piece.mini_batch, bisection=bisection, first=piece.first)
+            for piece in Piece(fed.first, fed.mini_batch).halves()
+        ]
+        # First of all: so that single items are reached soon, and few mini-batches are in parts at a time.
+        self.queue.extendleft(reversed(halves))
 
     def _finish(self, fed: Fed, line: Line) -> None:
         if line.error is not None:
