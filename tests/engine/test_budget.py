@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from workbench import make_config
 
-from airflow_parallelrun.engine.budget import Failures, breaches, final_breaches
+from airflow_parallelrun.engine.budget import Failures, breaches, final_breaches, init_breaches
+from airflow_parallelrun.engine.pool import Failure
 from airflow_parallelrun.parameters import PipelineParameter
 
 NONE, ITEMS, COUNT, PERCENT = [], "error_threshold", "allowed_failed_count", "allowed_failed_percent"
@@ -71,3 +72,19 @@ def test_a_limit_without_a_value_is_a_fault_of_ours(name):
     config = make_config(**{name: PipelineParameter("limit", 1)})
     with pytest.raises(TypeError, match="not resolved"):
         final_breaches(config, Failures(0, 0), 1)
+
+
+@pytest.mark.parametrize(
+    ("failures", "age_s", "hopeless"), [(16, 120, True), (99, 3600, True), (15, 120, False), (99, 119, False)]
+)
+def test_init_on_all_nodes_is_given_up_by_the_originals_rule(failures, age_s, hopeless):
+    last = Failure("RuntimeError: no weights (score.py, line 2, in init)", "", "/logs/process007.txt")
+    found = init_breaches(failures, processes=8, age_s=age_s, last=last)
+    assert bool(found) == hopeless
+    for sentence in found:
+        assert sentence.startswith(f"{failures} processes on all nodes died in init()")
+        assert sentence.endswith("no weights (score.py, line 2, in init). Full log: /logs/process007.txt")
+
+
+def test_init_is_not_given_up_where_nothing_failed():
+    assert init_breaches(99, processes=1, age_s=1e9, last=None) == []

@@ -14,6 +14,7 @@ import pytest
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.engine import budget
 from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import (
     EntryScriptContractError,
@@ -22,6 +23,7 @@ from airflow_parallelrun.exceptions import (
     OutputExistsError,
     OutputOwnedError,
     ThresholdExceededError,
+    UnprocessedError,
 )
 from airflow_parallelrun.models import ModelRegistry
 
@@ -261,6 +263,27 @@ def test_exception_in_init(job):
     assert "in init\n" in str(caught.value)
     assert "raise RuntimeError" not in caught.value.last
     assert caught.value.failures >= 6
+
+
+def test_init_that_fails_on_all_nodes_aborts_the_job(job, monkeypatch):
+    monkeypatch.setattr(budget, "JOB_INIT_AGE_S", 0.0)
+    job.files(4).split(
+        "def init(): raise RuntimeError('no weights')\ndef run(batch): return batch\n", node_count=2
+    )
+    job.plan.store.put("control/0/1-1-0-0-0-6", b"")  # another node; this one alone gives up after 6, too
+    ended = job.node()
+    assert ended.outcome == "aborted"
+    with pytest.raises(UnprocessedError, match="processes on all nodes died in init") as caught:
+        job.reduce()
+    assert "the last one: RuntimeError: no weights (score.py, line" in str(caught.value)
+
+
+def test_init_that_fails_on_other_nodes_alone_changes_nothing(job, echo, monkeypatch):
+    monkeypatch.setattr(budget, "JOB_INIT_AGE_S", 0.0)
+    job.files(4).split(echo, node_count=2)
+    job.plan.store.put("control/0/1-1-0-0-0-99", b"")
+    assert job.node().outcome == "finished"
+    assert job.reduce().verdict == "succeeded"
 
 
 def test_exit_in_init(job):
