@@ -15,7 +15,10 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOST, DOUBLED, TORN, LEDGER, LEFT_OVER, FOREIGN, REDONE = KINDS = (
     "lost",  # rows of a healthy item are not in the output
@@ -117,6 +120,7 @@ def check(evidence: Evidence) -> list[Breach]:
     breaches += _lost(account, evidence, result, present)
     breaches += _ledger(account, result)
     breaches += _failed_items(account, evidence)
+    breaches += _parts(account)
     return breaches
 
 
@@ -200,6 +204,14 @@ class Account:
     def status(self, ordinal: int) -> str:
         """Return ok, short, failed or unprocessed."""
         return str(self.winners[ordinal].content["status"]) if ordinal in self.winners else "unprocessed"
+
+    def parts(self, ordinal: int, line: dict[str, Any]) -> Iterator[tuple[list[str], str, int]]:
+        """Yield items, status and items that succeeded: of each part of a mini-batch that was bisected."""
+        items = self.items[ordinal]
+        for first, count, status, items_ok, *_ in line.get("parts") or [
+            (0, len(items), line["status"], line["items_ok"])
+        ]:
+            yield items[first : first + count], status, items_ok
 
     def redone(self, evidence: Evidence) -> list[Breach]:
         """Find what a start of a node ran although it was journalled before that start."""
@@ -337,19 +349,35 @@ def _ledger(account: Account, result: dict[str, Any]) -> list[Breach]:
     return breaches
 
 
+def _parts(account: Account) -> list[Breach]:
+    """Compare the parts of bisected mini-batches with the whole."""
+    breaches = []
+    for ordinal, line in account.winners.items():
+        parts = line.content.get("parts", [])
+        ends = [first + count for first, count, *_ in parts]
+        sums = [sum(part[3] for part in parts), sum(part[4] for part in parts)]
+        whole = [line.content["items_ok"], line.content["rows_out"]]
+        extents = [extent for part in parts for extent in part[5]]
+        gapless = [first for first, *_ in parts] == [0, *ends][:-1]
+        complete = gapless and ends[-1:] == [len(account.items[ordinal])]
+        if parts and not (complete and sums == whole and extents == line.content["extents"]):
+            breaches.append(Breach(LEDGER, f"the parts of mini-batch {ordinal} are not the whole: {parts}"))
+    return breaches
+
+
 def _failed_items(account: Account, evidence: Evidence) -> list[Breach]:
     path = evidence.output / "failed_items.jsonl"
     told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     failed = Counter(line["item"] for line in told if "item" in line)
-    short = {line["mini_batch"]: (line["items"], line["missing"]) for line in told if "items" in line}
+    short = {(line["mini_batch"], *line["items"]): line["missing"] for line in told if "items" in line}
     expected_failed: Counter[str] = Counter()
     expected_short = {}
     for ordinal, line in account.winners.items():
-        if line.content["status"] == "failed":
-            expected_failed.update(account.items[ordinal])
-        elif line.content["status"] == "short":
-            missing = line.content["items_in"] - line.content["items_ok"]
-            expected_short[ordinal] = (account.items[ordinal], missing)
+        for items, status, items_ok in account.parts(ordinal, line.content):
+            if status == "failed":
+                expected_failed.update(items)
+            elif status == "short":
+                expected_short[(ordinal, *items)] = len(items) - items_ok
     if failed == expected_failed and short == expected_short:
         return []
     return [

@@ -48,6 +48,7 @@ class Scenario:
     :param steps: the faults of each try of a step, by its name: split, node 0, node 1, …, reduce
     :param worker: the faults of the worker processes
     :param may_fail: mini-batches that may end as failed
+    :param may_fail_items: items that may, by themselves
     :param apart: run directories outside the output folder
     :param twins: two reduces at once
     :param thaw_early: a frozen try goes on while its successor runs; else after reduce
@@ -66,6 +67,7 @@ class Scenario:
     steps: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
     worker: list[dict[str, Any]] = field(default_factory=list)
     may_fail: set[int] = field(default_factory=set)
+    may_fail_items: set[int] = field(default_factory=set)
     apart: bool = False
     twins: bool = False
     thaw_early: bool = False
@@ -188,6 +190,7 @@ class Case:
     def _evidence(self) -> checker.Evidence:
         each = self.scenario.items_each
         may_fail = {n for batch in self.scenario.may_fail for n in range(batch * each, (batch + 1) * each)}
+        may_fail |= self.scenario.may_fail_items
         return checker.Evidence(
             output=self.output,
             run_dir=self._run_dir,

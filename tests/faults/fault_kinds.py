@@ -172,6 +172,18 @@ def outliving(rng: random.Random) -> Scenario:
     return once_or_always(base(rng), rng, "leave children")
 
 
+def poisonous(scenario: Scenario, rng: random.Random, do: str) -> Scenario:
+    """Have a few items fail whoever runs them, in mini-batches that are bisected."""
+    scenario.items_each = rng.randint(3, 9)
+    scenario.config |= {"bisect_failures": True, "run_max_try": rng.choice([1, 2])}
+    scenario.may_fail_items = set(rng.sample(range(scenario.items), rng.randint(1, 3)))
+    scenario.worker += [
+        fault("run", do, f"{victim:05d}", every=1, once=False, id=f"poison-{victim}")
+        for victim in scenario.may_fail_items
+    ]
+    return scenario
+
+
 # Nodes and guardians.
 
 
@@ -229,6 +241,31 @@ def frozen(rng: random.Random) -> Scenario:
 def zombie(rng: random.Random) -> Scenario:
     call = rng.choice(["pwrite", "fdatasync"])
     return node_step(base(rng, nodes=1), rng, [fault(call, "stop", "/journal", at=rng.randint(1, 2))])
+
+
+@kind("bisection")
+def bisection(rng: random.Random) -> Scenario:
+    scenario = poisonous(base(rng), rng, rng.choice(["raise", "raise", "exit", "segfault"]))
+    if rng.random() < 0.3:  # beside an item that is left out
+        left_out = rng.randrange(scenario.items)
+        scenario.may_fail_items.add(left_out)
+        scenario.worker.append(fault("run", "leave out", f"{left_out:05d}", every=1, once=False))
+    if rng.random() < 0.6:
+        node_step(scenario, rng, [anywhere(rng, rng.choice(["kill", "kill all", "stop", "EIO"]))])
+    return scenario
+
+
+@kind("short returns")
+def short_returns(rng: random.Random) -> Scenario:
+    scenario = base(rng, items_each=3, config={"retry_short_returns": rng.random() < 0.5})
+    victims = rng.sample(range(scenario.items), 2)
+    always = rng.random() < 0.5
+    scenario.may_fail_items = set(victims)
+    scenario.worker += [
+        fault("run", "leave out", f"{victims[0]:05d}", every=1, once=not always),
+        fault("run", rng.choice(["raise", "exit"]), f"{victims[1]:05d}", at=2),
+    ]
+    return node_step(scenario, rng, [anywhere(rng, "kill")])
 
 
 # Reduce and split.

@@ -242,6 +242,14 @@ def _fail() -> None:
     raise ValueError("broken on purpose")
 
 
+class LeaveOutError(Exception):
+    """Asks the script to return no element for an item."""
+
+
+def _leave_out() -> None:
+    raise LeaveOutError
+
+
 ACTIONS = {
     "kill": _kill,
     "kill all": _kill_all,
@@ -251,6 +259,7 @@ ACTIONS = {
     "ask to stop": _ask_to_stop,
     "sleep": lambda: time.sleep(0.01),
     "raise": _fail,
+    "leave out": _leave_out,
     "exit": lambda: os._exit(0),
     "segfault": _segfault,
     "hang": _hang_with_the_lock,
