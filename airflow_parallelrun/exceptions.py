@@ -255,7 +255,8 @@ class UnprocessedError(VerdictError):
 
     def __init__(self, count: int, ordinals: list[int], detail: str, left: int = 0) -> None:
         self.count, self.ordinals, self.detail, self.left = count, ordinals, detail, left
-        super().__init__(f"{count} mini-batches were not processed ({_some(ordinals)}). {detail}")
+        self.what = f"{count} mini-batches were not processed ({_some(ordinals, count)})"
+        super().__init__(f"{self.what}. {detail}")
 
 
 class NothingToAppendError(VerdictError):
@@ -301,7 +302,8 @@ class InterruptedRunError(ParallelRunError):
         )
 
 
-def _some(values: list[Any], limit: int = 5) -> str:
+def _some(values: list[Any], count: int | None = None, limit: int = 5) -> str:
     """The first few of many: a message stays readable whatever the size of the data."""
+    more = (len(values) if count is None else count) - limit
     shown = ", ".join(str(value) for value in values[:limit])
-    return shown if len(values) <= limit else f"{shown}, … and {len(values) - limit} more"
+    return shown if more <= 0 else f"{shown}, … and {more} more"

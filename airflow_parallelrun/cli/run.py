@@ -92,8 +92,9 @@ def conclude(plan: Plan, troubled: list[NodeEnd], started: float) -> int:
         return 0
     for end in troubled:
         complain(end.message)
-    if not (troubled and isinstance(failure, UnprocessedError)):
-        # Else it would only say once more what the nodes have said.
+    if troubled and isinstance(failure, UnprocessedError):
+        complain(f"{failure.what}.")  # the nodes have said why
+    else:
         complain(str(failure))
     status = max([FAILED, *(end.status for end in troubled)])
     if failure.left and status == FAILED:

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names, ownership, report
@@ -171,7 +172,7 @@ def _judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None
     if breaches:
         return ThresholdExceededError(breaches, _story(result), left)
     if counts.unprocessed:
-        ordinals = list(ledger.ordinals(UNPROCESSED))
+        ordinals = list(islice(ledger.ordinals(UNPROCESSED), _SHOWN))
         return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan, result.round), left)
     if plan.append_row and counts.rows == 0:
         return NothingToAppendError(_why_nothing(counts, result), left)

@@ -154,6 +154,28 @@ def test_a_node_that_dies_is_named(work: Any) -> None:
     assert_gone(below)
 
 
+def test_peers_of_a_lost_node_do_the_rest_and_the_next_round_its_share(work: Any) -> None:
+    process = start(work, "4")
+    below = wait_for_markers(work, process, 8)
+    node_process(below, 2).kill()
+    (work.folder / "markers" / "go").touch()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    told = re.search(r"(\d+) mini-batches were not processed \(([\d, ]+)(?:, … and \d+ more)?\)", err)
+    assert told is not None, err
+    lost = int(told[1])
+    assert 1 <= lost <= 8  # what it had claimed; nobody waits for the others' share of the plan
+    assert f"{30 - lost} succeeded" in out
+    assert not (work.folder / "output" / "parallel_run_step.txt").exists()
+    command = re.search(r"To go on: parallelrun (resume .+)", err)
+    assert command is not None, err
+    ended = work.command(*command[1].split())
+    assert ended.status == 0, ended.err
+    assert f"{lost} of 30 mini-batches are left to do" in ended.err
+    assert work.rows() == [f"{number:03d}.txt" for number in range(30)]
+    assert_gone(below)
+
+
 def test_every_node_that_fails_says_so(work: Any) -> None:
     text = "def init(): raise RuntimeError('no GPU')\ndef run(mini_batch): return []\n"
     process = start(work, "2", script=text)
