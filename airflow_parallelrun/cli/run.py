@@ -92,11 +92,11 @@ def conclude(plan: Plan, troubled: list[NodeEnd], started: float) -> int:
         return 0
     for end in troubled:
         complain(end.message)
-    if troubled and isinstance(failure, UnprocessedError):
-        complain(f"{failure.what}.")  # the nodes have said why
-    else:
-        complain(str(failure))
     status = max([FAILED, *(end.status for end in troubled)])
+    if not (troubled and isinstance(failure, UnprocessedError)):
+        complain(str(failure))
+    elif status == FAILED:
+        complain(f"{failure.what}.")  # the nodes have said why
     if failure.left and status == FAILED:
         complain(
             f"{failure.left} mini-batches failed or were not processed. If the cause lies outside of the "

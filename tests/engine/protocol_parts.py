@@ -246,7 +246,7 @@ class Worker:
                 self._say("bye")
                 return
             try:
-                for feed, ordinal, items in values[0]:
+                for feed, ordinal, items, *_ in values[0]:
                     self._say("done", [self._run(feed, ordinal, len(items))])
             except output.SegmentError as error:
                 self._say("fault", str(error))

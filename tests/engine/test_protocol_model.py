@@ -86,6 +86,7 @@ class Protocol(RuleBasedStateMachine):
         processes=st.sampled_from([1, 1, 2]),
         error_threshold=st.sampled_from([-1, -1, 0, 2]),
         run_max_try=st.sampled_from([1, 2]),
+        retry_short_returns=st.booleans(),
         outcomes=st.lists(OUTCOMES, min_size=12, max_size=12),
         end=st.sampled_from(["all are killed", "all go on", "power cut"]),
     )
