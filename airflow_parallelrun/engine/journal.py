@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_parallelrun.engine.names import Attempt
@@ -18,12 +19,16 @@ from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
     from airflow_parallelrun.engine.store import Store
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+
+# A process may have 1,024 descriptors.
+JOURNALS_OPEN = 32
 
 _EXTENT = '["%s",%d,%d,%d]'
 _LINE = (
@@ -125,17 +130,23 @@ class Line(NamedTuple):
         return (_LINE % (*self[:6], extents, *self[7:11], error, parts)).encode()
 
 
+_decode = json.JSONDecoder().raw_decode
+_FIELDS = Line._fields[:-1]  # a line without parts, as it is written
+
+
 class Record(NamedTuple):
     """A line and where it stands.
 
     :param attempt: who wrote it
     :param round: in which round
     :param line: the line
+    :param offset: the byte of the journal at which it begins
     """
 
     attempt: Attempt
     round: int
     line: Line
+    offset: int
 
 
 def header(plan_id: str, attempt: Attempt, round_: int) -> bytes:
@@ -155,12 +166,12 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
     with store.open(name) as file:
         lines = _whole_lines(file, length)
         try:
-            attempt, round_ = _read_header(next(lines, b""), store.path(name), plan_id)
+            attempt, round_ = _read_header(next(lines, (0, b""))[1], store.path(name), plan_id)
         except (ValueError, TypeError, KeyError) as error:
             if length:
                 logger.warning("%s: nothing counts, its first line is damaged: %s", store.path(name), error)
             return
-        for number, text in enumerate(lines, 2):
+        for number, (offset, text) in enumerate(lines, 2):
             try:
                 line = _parse(text)
             except (ValueError, TypeError, KeyError) as error:
@@ -168,12 +179,50 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
                     "%s: line %d is damaged and does not count: %s", store.path(name), number, error
                 )
                 continue
-            yield Record(attempt, round_, line)
+            yield Record(attempt, round_, line, offset)
+
+
+class JournalLines:
+    """Single lines of journals, read again one by one; a few journals stay open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        """Open nothing yet."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close what is open."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def read(self, name: str, offset: int) -> Line:
+        """Return a line that :func:`read_journal` has yielded.
+
+        :param name: the journal's name in the run directory
+        :param offset: the byte at which the line begins
+        """
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = self._store.open(name)
+            if len(self._files) > JOURNALS_OPEN:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(name)
+        file.seek(offset)
+        return _parse(file.readline())
 
 
 def _parse(text: bytes) -> Line:
-    values = json.loads(text)
+    # Half as long as json.loads(bytes) and Line(**values) take.
+    line = str(text, "utf-8")
+    values, end = _decode(line)
+    if end != len(line) - 1:
+        raise ValueError(f"there is more behind byte {end}")
     values["extents"] = [Extent(*extent) for extent in values["extents"]]
+    if tuple(values) == _FIELDS:
+        return Line._make((*values.values(), ()))
     if parts := values.get("parts"):
         values["parts"] = [
             Part(*part)._replace(extents=[Extent(*extent) for extent in part[5]]) for part in parts
@@ -185,14 +234,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _whole_lines(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """Yield the lines that end within a length."""
+def _whole_lines(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that end within a length, with the byte at which each begins."""
     end = 0
     for line in file:
-        end += len(line)
+        offset, end = end, end + len(line)
         if end > length or not line.endswith(b"\n"):
             return
-        yield line
+        yield offset, line
 
 
 def _read_header(line: bytes, path: str, plan_id: str) -> tuple[Attempt, int]:

@@ -7,19 +7,20 @@ It is kept in arrays by ordinal: a million mini-batches take some tens of megaby
 from __future__ import annotations
 
 import mmap
+import re
 import zlib
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_parallelrun.engine.journal import Extent, Record, read_journal
-from airflow_parallelrun.worker.protocol import OK
+from airflow_parallelrun.engine.journal import Extent, JournalLines, Record, read_journal
+from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from airflow_parallelrun.engine.names import Attempt
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
     from airflow_parallelrun.engine.store import Store
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 SEGMENTS_MAPPED = 100
 
 UNPROCESSED, FAILED, SHORT, SUCCEEDED = range(4)
+_STATES = {protocol.FAILED: FAILED, protocol.OK: SUCCEEDED}
+
+# In place of a mini-batch's segment: it has no rows; or several extents.
+_NONE, _SEVERAL = -1, -2
 
 
 @dataclass(frozen=True)
@@ -103,47 +108,67 @@ class Segments:
         return self._maps[name]
 
 
+class _Journal(NamedTuple):
+    """A journal, and what is the same for each of its lines."""
+
+    name: str
+    attempt: Attempt
+    round: int
+
+
 class Ledger:
     """What became of every mini-batch.
 
-    Of several lines for one mini-batch success comes before failure. Among successes the lowest (k, node,
-    place) wins, whenever and wherever this is asked again. Among failures it is the latest round's, since
-    that is the one to explain.
+    Of several lines for one mini-batch one that succeeded comes before one that came back short, and that
+    before one that failed. Of short ones the one with more items wins. Among equals the lowest (k, node,
+    place) wins, whenever and wherever this is asked again; but of failures the latest round's, since that is
+    the one to explain.
+
+    The lines themselves are not kept, only where they stand; they are read again when somebody asks.
     """
 
     def __init__(self, plan: Plan) -> None:
         size = plan.mini_batches
         self._plan = plan
         self._states = bytearray(size)
-        self._rank = array("q", bytes(8 * size))
         self._items_in = array("q", bytes(8 * size))
         self._items_ok = array("q", bytes(8 * size))
         self._rows = array("q", bytes(8 * size))
-        # The first extent of each mini-batch; hardly any has more than one.
+        # The line that counts.
+        self._journals: list[_Journal] = []
+        self._journal = array("i", [-1]) * size
+        self._place = array("q", bytes(8 * size))
+        # Its extent; hardly any has more than one, and then the line says which.
         self._segments: dict[str, int] = {}
-        self._segment = array("i", [-1]) * size
+        self._segment = array("i", [_NONE]) * size
         self._offset = array("q", bytes(8 * size))
         self._length = array("q", bytes(8 * size))
-        self._more: dict[int, list[Extent]] = {}
-        self._problems: dict[int, Record] = {}
 
     @classmethod
-    def read(cls, plan: Plan, seal: Seal, before_round: int | None = None) -> Ledger:
+    def read(
+        cls,
+        plan: Plan,
+        seal: Seal,
+        before_round: int | None = None,
+        told: Callable[[Record], None] = lambda record: None,
+    ) -> Ledger:
         """Read the journals that a seal names.
 
         A line whose bytes are not there, or are not the ones that were journalled, does not count.
 
         :param before_round: leave out what was written in this round and later ones
+        :param told: called with each line, also one that does not count
         """
         ledger = cls(plan)
         store = plan.store
         segments = Segments(store)
-        for name, length in sorted(seal.journals):
-            for place, record in enumerate(read_journal(store, name, length, plan.plan_id)):
+        for name, length in sorted(seal.journals, key=_by_attempt):
+            for record in read_journal(store, name, length, plan.plan_id):
                 if before_round is not None and record.round >= before_round:
                     break
+                told(record)
                 if all(segments.view(extent) is not None for extent in record.line.extents):
-                    ledger._enter(record, place)
+                    ledger._enter(name, record)
         return ledger
 
     def succeeded(self, ordinal: int) -> bool:
@@ -154,38 +179,32 @@ class Ledger:
         """Return UNPROCESSED, FAILED, SHORT or SUCCEEDED."""
         return self._states[ordinal]
 
-    def ordinals(self, state: int) -> Iterator[int]:
-        """Yield the mini-batches in a state, in order."""
-        at = self._states.find(state)
-        while at >= 0:
-            yield at
-            at = self._states.find(state, at + 1)
+    def ordinals(self, *states: int) -> Iterator[int]:
+        """Yield the mini-batches in one of these states, in order."""
+        for found in re.finditer(b"[%s]" % re.escape(bytes(states)), self._states):
+            yield found.start()
 
     @property
     def has_problems(self) -> bool:
         """Whether any mini-batch failed or came back short."""
-        return bool(self._problems)
+        return FAILED in self._states or SHORT in self._states
 
     def problems(self) -> Iterator[Record]:
-        """Yield the lines of failed and short mini-batches, in order."""
-        for ordinal in sorted(self._problems):
-            yield self._problems[ordinal]
+        """Yield the lines of failed and short mini-batches, in order; they are read again for it."""
+        with JournalLines(self._plan.store) as lines:
+            for ordinal in self.ordinals(FAILED, SHORT):
+                yield self._read(lines, ordinal)
 
     def spans(self) -> Iterator[Span]:
         """Yield where the rows of the output lie, in the order of the plan; neighbours are joined."""
-        names = list(self._segments)
         joined = Span("", 0, 0)
-        for ordinal, segment in enumerate(self._segment):
-            if segment < 0:
+        for span in self._spans():
+            if joined.segment == span.segment and joined.offset + joined.length == span.offset:
+                joined = Span(joined.segment, joined.offset, joined.length + span.length)
                 continue
-            first = Span(names[segment], self._offset[ordinal], self._length[ordinal])
-            for span in (first, *(Span(*extent[:3]) for extent in self._more.get(ordinal, ()))):
-                if joined.segment == span.segment and joined.offset + joined.length == span.offset:
-                    joined = Span(joined.segment, joined.offset, joined.length + span.length)
-                    continue
-                if joined.length:
-                    yield joined
-                joined = span
+            if joined.length:
+                yield joined
+            joined = span
         if joined.length:
             yield joined
 
@@ -206,38 +225,52 @@ class Ledger:
             rows=sum(self._rows),
         )
 
-    def _enter(self, record: Record, place: int) -> None:
+    def _enter(self, name: str, record: Record) -> None:
         line = record.line
         ordinal = line.ordinal
-        state = FAILED if not line.succeeded else SUCCEEDED if line.status == OK else SHORT
-        rank = _rank(record.attempt, place) if line.succeeded else -record.round
+        state = _STATES.get(line.status, SHORT)
         before = self._states[ordinal]
-        if before != UNPROCESSED:
-            was_success, is_success = before >= SHORT, state >= SHORT
-            if was_success > is_success or (was_success == is_success and rank >= self._rank[ordinal]):
-                return
+        if before > state or (before == state and not self._is_better(record, state)):
+            return
         self._states[ordinal] = state
-        self._rank[ordinal] = rank
         self._items_in[ordinal] = line.items_in
         self._items_ok[ordinal] = line.items_ok
         self._rows[ordinal] = line.rows_out
-        self._place(ordinal, line.extents)
-        self._problems.pop(ordinal, None)
-        if state != SUCCEEDED:
-            self._problems[ordinal] = record
-
-    def _place(self, ordinal: int, extents: list[Extent]) -> None:
-        self._more.pop(ordinal, None)
-        if not extents:
-            self._segment[ordinal] = -1
+        if not self._journals or self._journals[-1].name != name:
+            self._journals.append(_Journal(name, record.attempt, record.round))
+        self._journal[ordinal] = len(self._journals) - 1
+        self._place[ordinal] = record.offset
+        extents = line.extents
+        if len(extents) != 1:
+            self._segment[ordinal] = _SEVERAL if extents else _NONE
             return
-        first = extents[0]
-        self._segment[ordinal] = self._segments.setdefault(first.segment, len(self._segments))
-        self._offset[ordinal], self._length[ordinal] = first.offset, first.length
-        if len(extents) > 1:
-            self._more[ordinal] = extents[1:]
+        segment, self._offset[ordinal], self._length[ordinal], _ = extents[0]
+        self._segment[ordinal] = self._segments.setdefault(segment, len(self._segments))
+
+    def _is_better(self, record: Record, state: int) -> bool:
+        """Tell whether a line is better than an earlier one, (k, node, place) counting, in the same state."""
+        ordinal = record.line.ordinal
+        if state == SHORT:
+            return record.line.items_ok > self._items_ok[ordinal]
+        return state == FAILED and record.round > self._journals[self._journal[ordinal]].round
+
+    def _read(self, lines: JournalLines, ordinal: int) -> Record:
+        name, attempt, round_ = self._journals[self._journal[ordinal]]
+        offset = self._place[ordinal]
+        return Record(attempt, round_, lines.read(name, offset), offset)
+
+    def _spans(self) -> Iterator[Span]:
+        names = list(self._segments)
+        with JournalLines(self._plan.store) as lines:
+            for ordinal, segment in enumerate(self._segment):
+                if segment >= 0:
+                    yield Span(names[segment], self._offset[ordinal], self._length[ordinal])
+                elif segment == _SEVERAL:
+                    for extent in self._read(lines, ordinal).line.extents:
+                        yield Span(*extent[:3])
 
 
-def _rank(attempt: Attempt, place: int) -> int:
-    """Return one number that sorts as (k, node, place)."""
-    return (attempt.k << 44) | (attempt.node << 28) | place
+def _by_attempt(journal: tuple[str, int]) -> tuple[int, int, str]:
+    """Return what journals are read by: the first of equal lines wins."""
+    attempt = Attempt.parse(journal[0].rpartition("/")[2])
+    return attempt.k, attempt.node, journal[0]

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class Entry(NamedTuple):
     """A journal line whose bytes are there.
 
-    :param rank: the lower wins, among successes
+    :param rank: the lower wins, among equals
     """
 
     rank: tuple[int, int, int]
     round: int
     ordinal: int
     status: str
+    items_ok: int
     rows: bytes
 
 
@@ -94,7 +95,7 @@ def _entry(rank: tuple[int, int, int], round_: int, text: bytes, segments: dict[
         if len(part) != length or zlib.crc32(part) != crc32:
             return None
         rows.append(part)
-    return Entry(rank, round_, line["ordinal"], line["status"], b"".join(rows))
+    return Entry(rank, round_, line["ordinal"], line["status"], line["items_ok"], b"".join(rows))
 
 
 def without_rows(disk: Disk, run: str) -> list[bytes]:
@@ -118,13 +119,14 @@ def _parse(text: bytes) -> Any:
 
 
 def truth(found: list[Entry], mini_batches: int) -> Truth:
-    """Return what became of each mini-batch: success before failure, then the lowest rank."""
+    """Return what became of each mini-batch: ok, then short, then failed; more items; the lowest rank."""
     statuses: list[str | None] = []
     output = []
     for ordinal in range(mini_batches):
         mine = [each for each in found if each.ordinal == ordinal]
         good = [each for each in mine if each.status != "failed"]
-        winner = min(good) if good else None
+        better = lambda each: (each.status != "ok", -each.items_ok, each.rank)  # noqa: E731
+        winner = min(good, key=better) if good else None
         statuses.append(winner.status if winner else "failed" if mine else None)
         output.append(winner.rows if winner else b"")
     return Truth(statuses, b"".join(output))

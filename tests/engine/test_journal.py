@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workbench import PLAN_ID, extent, make_line, make_plan, write_growing, write_journal
 
-from airflow_parallelrun.engine.journal import Extent, Line, Part, Record, header, read_journal
+from airflow_parallelrun.engine.journal import Extent, JournalLines, Line, Part, header, read_journal
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
 
@@ -59,7 +59,11 @@ def test_a_line_is_json_with_the_fields_by_name(line):
 def test_what_was_written_is_read(tmp_path_factory, line, round_):
     plan = make_plan(tmp_path_factory.mktemp("run"))
     name = write_journal(plan, ATTEMPT, line, round_)
-    assert read(plan, name) == [Record(ATTEMPT, round_, each) for each in line]
+    found = read(plan, name)
+    assert [record[:3] for record in found] == [(ATTEMPT, round_, each) for each in line]
+    with JournalLines(plan.store) as lines:
+        for record in reversed(found):
+            assert lines.read(name, record.offset) == record.line
 
 
 def test_text_that_is_no_utf8_comes_back(plan):
@@ -100,6 +104,7 @@ def test_what_comes_behind_the_sealed_length_does_not_count(plan):
         b"\xff\n",
         b'{"extents":[["a",1]]}\n',
         b'{"extents":[]}\n',
+        make_line(1).encode().replace(b"}\n", b"}}\n"),
     ],
 )
 def test_a_damaged_line_does_not_count_and_is_told_with_its_place(plan, damage, caplog):

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import chain, count, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workbench import extent, make_line, make_plan, write_growing, write_journal
 
-from airflow_parallelrun.engine.journal import Extent, Record
+from airflow_parallelrun.engine import journal
+from airflow_parallelrun.engine.journal import Extent
 from airflow_parallelrun.engine.ledger import (
     FAILED,
     SHORT,
@@ -22,27 +23,32 @@ from airflow_parallelrun.engine.ledger import (
 )
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.rounds import Seal
+from airflow_parallelrun.engine.store import Store
 
 # A loaded machine is slow; no example may fail for that.
-STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+STEADY = settings(
+    deadline=None,
+    # The fixture makes a folder of its own for each example.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 STATES = {"ok": SUCCEEDED, "short": SHORT, "failed": FAILED}
 MINI_BATCHES = 5
 ITEMS = 3
+SEGMENT = bytes(range(256))
 
 
 @st.composite
 def histories(draw):
-    """Lines of several attempts, each with its place; at most one failure per round and mini-batch."""
+    """The lines of several attempts, each attempt with its round; at most one failure per round and batch."""
     attempts = draw(
         st.lists(
             st.builds(Attempt, st.integers(0, 20), st.integers(1, 12)), min_size=1, max_size=6, unique=True
         )
     )
-    entries, failed_in = [], set()
+    history, failed_in = [], set()
     for attempt in attempts:
-        round_ = draw(st.integers(0, 3))
-        ordinals = draw(st.lists(st.integers(0, MINI_BATCHES - 1), max_size=5))
-        for place, ordinal in enumerate(ordinals):
+        round_, lines = draw(st.integers(0, 3)), []
+        for ordinal in draw(st.lists(st.integers(0, MINI_BATCHES - 1), max_size=5)):
             status = draw(st.sampled_from(["ok", "short", "failed"]))
             if status == "failed" and (ordinal, round_) in failed_in:
                 continue
@@ -50,63 +56,87 @@ def histories(draw):
                 failed_in.add((ordinal, round_))
             items_ok = {"ok": ITEMS, "short": draw(st.integers(0, ITEMS - 1)), "failed": 0}[status]
             rows = items_ok + (draw(st.integers(0, 2)) if status == "ok" else 0)
-            segment = f"segments/{attempt}-0-0"
-            extents = [Extent(segment, draw(st.integers(0, 99)), rows, 0)] if rows else []
-            line = make_line(
-                ordinal, status, items_in=ITEMS, items_ok=items_ok, rows_out=rows, extents=extents
+            cuts = [0, *sorted(draw(st.sets(st.integers(1, rows - 1)))), rows] if rows > 1 else [0, rows]
+            at = draw(st.integers(0, 99))
+            extents = [
+                extent(f"segments/{attempt}-0-0", at + begin, SEGMENT[at + begin : at + end])
+                for begin, end in pairwise(cuts)
+                if rows
+            ]
+            lines.append(
+                make_line(ordinal, status, items_in=ITEMS, items_ok=items_ok, rows_out=rows, extents=extents)
             )
-            entries.append((Record(attempt, round_, line), place))
-    return entries
+        history.append((attempt, round_, lines))
+    return history
 
 
-def enter(entries, plan=None):
-    ledger = Ledger(plan or make_plan("/nowhere", mini_batches=MINI_BATCHES, items_each=ITEMS))
-    for record, place in entries:
-        ledger._enter(record, place)
-    return ledger
+@pytest.fixture
+def read_history(tmp_path):
+    """Write the journals of a history into a new run directory, and read the ledger."""
+    numbers = count()
+
+    def read(history, shuffle=lambda journals: None):
+        plan = make_plan(tmp_path / str(next(numbers)), mini_batches=MINI_BATCHES, items_each=ITEMS)
+        journals = []
+        for attempt, round_, lines in history:
+            write_growing(plan, f"segments/{attempt}-0-0", SEGMENT)
+            journals.append((write_journal(plan, attempt, lines, round_), 1 << 20))
+        shuffle(journals)
+        return Ledger.read(plan, Seal(0, tuple(journals)))
+
+    return read
 
 
-def winner(entries, ordinal):
-    """The rule: success first, then lowest (k, node, place); among failures the latest round."""
-    mine = [(record, place) for record, place in entries if record.line.ordinal == ordinal]
-    good = [each for each in mine if each[0].line.succeeded]
+def winner(history, ordinal):
+    """The rule: ok, then short, more items first, then lowest (k, node, place); among failures the latest."""
+    mine = [
+        (attempt, round_, line, place)
+        for attempt, round_, lines in history
+        for place, line in enumerate(lines)
+        if line.ordinal == ordinal
+    ]
+    good = [each for each in mine if each[2].succeeded]
+
+    def rank(each):
+        attempt, _, line, place = each
+        return line.status == "short", -line.items_ok, attempt.k, attempt.node, place
+
     if good:
-        return min(good, key=lambda each: (each[0].attempt.k, each[0].attempt.node, each[1]))[0]
-    return max(mine, key=lambda each: each[0].round)[0] if mine else None
+        return min(good, key=rank)
+    return max(mine, key=lambda each: each[1]) if mine else None
 
 
-@given(histories(), st.randoms(use_true_random=False))
-@settings(STEADY, max_examples=200)
-def test_any_order_of_lines_gives_the_same_ledger(entries, random):
-    one = enter(entries)
-    random.shuffle(entries)
-    other = enter(entries)
+@given(history=histories(), random=st.randoms(use_true_random=False))
+@settings(STEADY, max_examples=100)
+def test_any_order_of_journals_gives_the_same_ledger(read_history, history, random):
+    one, other = read_history(history), read_history(history, random.shuffle)
     assert one.counts() == other.counts()
     assert list(one.spans()) == list(other.spans())
     assert list(one.problems()) == list(other.problems())
     assert [one.state(n) for n in range(MINI_BATCHES)] == [other.state(n) for n in range(MINI_BATCHES)]
 
 
-@given(histories())
+@given(history=histories())
 @settings(STEADY, max_examples=200)
-def test_the_winner_is_the_one_that_the_rule_names(entries):
-    ledger = enter(entries)
-    winners = [winner(entries, ordinal) for ordinal in range(MINI_BATCHES)]
-    for ordinal, record in enumerate(winners):
-        expected = STATES[record.line.status] if record else UNPROCESSED
+def test_the_winner_is_the_one_that_the_rule_names(read_history, history):
+    ledger = read_history(history)
+    winners = [winner(history, ordinal) for ordinal in range(MINI_BATCHES)]
+    for ordinal, won in enumerate(winners):
+        expected = STATES[won[2].status] if won else UNPROCESSED
         assert ledger.state(ordinal) == expected
         assert ledger.succeeded(ordinal) == (expected >= SHORT)
-    assert list(ledger.problems()) == [each for each in winners if each and each.line.status != "ok"]
-    assert ledger.has_problems == any(each and each.line.status != "ok" for each in winners)
-    assert ledger.counts().rows == sum(each.line.rows_out for each in winners if each)
-    extents = [extent for each in winners if each for extent in each.line.extents]
-    assert sum(span.length for span in ledger.spans()) == sum(each.length for each in extents)
+    expected = [won[:3] for won in winners if won and won[2].status != "ok"]
+    assert [record[:3] for record in ledger.problems()] == [
+        (attempt, round_, line) for attempt, round_, line in expected
+    ]
+    assert ledger.has_problems == bool(expected)
+    assert ledger.counts().rows == sum(won[2].rows_out for won in winners if won)
 
 
-@given(histories())
-@settings(STEADY, max_examples=200)
-def test_counts_always_add_up(entries):
-    ledger = enter(entries)
+@given(history=histories())
+@settings(STEADY, max_examples=100)
+def test_counts_always_add_up(read_history, history):
+    ledger = read_history(history)
     counts = ledger.counts()
     assert counts.succeeded + counts.short + counts.failed + counts.unprocessed == counts.mini_batches
     assert counts.items_succeeded + counts.items_failed + counts.items_unprocessed == counts.items
@@ -114,49 +144,86 @@ def test_counts_always_add_up(entries):
     by_state = [list(ledger.ordinals(state)) for state in (UNPROCESSED, FAILED, SHORT, SUCCEEDED)]
     assert sorted(chain(*by_state)) == list(range(MINI_BATCHES))
     assert [*map(len, by_state)] == [counts.unprocessed, counts.failed, counts.short, counts.succeeded]
+    assert list(ledger.ordinals(FAILED, SHORT)) == sorted(by_state[1] + by_state[2])
 
 
-@given(histories())
+@given(history=histories())
 @settings(STEADY, max_examples=200)
-def test_neighbours_are_joined_in_the_order_of_the_plan(entries):
-    ledger = enter(entries)
-    spans = list(ledger.spans())
+def test_neighbours_are_joined_in_the_order_of_the_plan(read_history, history):
+    spans = list(read_history(history).spans())
     assert all(span.length for span in spans)
     for one, following in pairwise(spans):
         assert (one.segment, one.offset + one.length) != (following.segment, following.offset)
-    winners = [winner(entries, ordinal) for ordinal in range(MINI_BATCHES)]
+    winners = [winner(history, ordinal) for ordinal in range(MINI_BATCHES)]
     plain = [
         (part.segment, part.offset + at)
-        for each in winners if each for part in each.line.extents for at in range(part.length)
+        for won in winners if won for part in won[2].extents for at in range(part.length)
     ]  # fmt: skip
     assert [(span.segment, span.offset + at) for span in spans for at in range(span.length)] == plain
 
 
-def test_success_comes_before_failure_and_lowest_k_before_lowest_node():
-    def entry(node, k, status, place=0):
-        return Record(Attempt(node, k), 0, make_line(0, status, rows_out=10 * node + k)), place
+def test_success_comes_before_failure_and_lowest_k_before_lowest_node(read_history):
+    def attempt(node, k, status, items_ok=1):
+        line = make_line(0, status, items_in=ITEMS, items_ok=items_ok, rows_out=10 * node + k)
+        return Attempt(node, k), 0, [line]
 
-    assert enter([entry(0, 1, "failed"), entry(5, 9, "ok")]).state(0) == SUCCEEDED
-    assert enter([entry(0, 2, "ok"), entry(5, 1, "short")]).state(0) == SHORT
-    assert enter([entry(2, 1, "ok"), entry(1, 1, "ok")]).counts().rows == 11
-    assert enter([entry(2, 10, "ok"), entry(1, 11, "ok")]).counts().rows == 30
+    assert read_history([attempt(0, 1, "failed"), attempt(5, 9, "ok")]).state(0) == SUCCEEDED
+    assert read_history([attempt(2, 1, "ok"), attempt(1, 1, "ok")]).counts().rows == 11
+    assert read_history([attempt(2, 10, "ok"), attempt(1, 11, "ok")]).counts().rows == 30
+    assert read_history([attempt(10, 1, "ok"), attempt(9, 1, "ok")]).counts().rows == 91
 
 
-def test_a_later_rounds_failure_explains():
-    def entry(round_, message):
+def test_the_better_result_counts_of_what_was_run_again(read_history):
+    def attempt(k, status, items_ok):
+        line = make_line(0, status, items_in=ITEMS, items_ok=items_ok, rows_out=100 * k + items_ok)
+        return Attempt(0, k), k - 1, [line]
+
+    one, two, none = attempt(1, "short", 1), attempt(2, "short", 2), attempt(2, "failed", 0)
+    assert read_history([one, attempt(2, "ok", ITEMS)]).state(0) == SUCCEEDED
+    assert read_history([one, two]).counts().rows == 202
+    assert read_history([two, attempt(3, "short", 1)]).counts().rows == 202
+    assert read_history([one, attempt(2, "short", 1)]).counts().rows == 101
+    assert read_history([one, none]).state(0) == SHORT
+    assert read_history([attempt(1, "ok", ITEMS), attempt(2, "ok", ITEMS)]).counts().rows == 100 + ITEMS
+
+
+def test_a_later_rounds_failure_explains(read_history):
+    def attempt(k, round_, message):
         error = {"type": "E", "message": message, "frame": None, "traceback": ""}
-        return Record(Attempt(0, round_ + 1), round_, make_line(0, "failed", error=error)), 0
+        return Attempt(0, k), round_, [make_line(0, "failed", error=error)]
 
-    ledger = enter([entry(0, "old"), entry(1, "new"), entry(0, "older")])
-    (record,) = ledger.problems()
+    (record,) = read_history([attempt(1, 0, "old"), attempt(2, 1, "new"), attempt(3, 0, "older")]).problems()
     assert record.line.error["message"] == "new"
 
 
-def test_a_mini_batch_in_several_segments_keeps_their_order():
-    extents = [Extent("b", 0, 2, 0), Extent("b", 2, 3, 0), Extent("a", 5, 1, 0)]
-    lines = [make_line(0, extents=extents), make_line(1, extents=[Extent("a", 6, 4, 0)])]
-    ledger = enter([(Record(Attempt(0, 1), 0, line), n) for n, line in enumerate(lines)])
-    assert list(ledger.spans()) == [Span("b", 0, 5), Span("a", 5, 5)]
+def test_failures_are_read_again_in_the_order_of_the_plan_from_any_number_of_journals(
+    read_history, monkeypatch
+):
+    monkeypatch.setattr(journal, "JOURNALS_OPEN", 2)
+    errors = [{"type": "E", "message": str(n), "frame": None, "traceback": ""} for n in range(MINI_BATCHES)]
+    lines = [make_line(n, "failed", error=errors[n]) for n in range(MINI_BATCHES)]
+    ledger = read_history([(Attempt(MINI_BATCHES - n, 1), 0, [lines[n]]) for n in range(MINI_BATCHES)])
+    opened = []
+    open_ = Store.open
+    monkeypatch.setattr(Store, "open", lambda self, name: opened.append(open_(self, name)) or opened[-1])
+    for number, record in enumerate(ledger.problems()):
+        assert (record.attempt, record.line) == (Attempt(MINI_BATCHES - number, 1), lines[number])
+        assert sum(not file.closed for file in opened) <= 2
+    assert len(opened) == MINI_BATCHES
+    assert all(file.closed for file in opened)
+
+
+def test_a_mini_batch_in_several_segments_keeps_their_order(tmp_path):
+    plan = make_plan(tmp_path, mini_batches=2)
+    for name in "ab":
+        write_growing(plan, f"segments/{name}", SEGMENT)
+    several = [("b", 0, 2), ("b", 2, 5), ("a", 5, 6)]
+    lines = [
+        make_line(0, extents=[extent(f"segments/{s}", at, SEGMENT[at:end]) for s, at, end in several]),
+        make_line(1, extents=[extent("segments/a", 6, SEGMENT[6:10])]),
+    ]
+    ledger = Ledger.read(plan, Seal(0, ((write_journal(plan, Attempt(0, 1), lines), 1 << 20),)))
+    assert list(ledger.spans()) == [Span("segments/b", 0, 5), Span("segments/a", 5, 5)]
 
 
 @pytest.fixture
@@ -196,6 +263,15 @@ def test_rows_are_read_back(plan):
     segments = Segments(plan.store)
     assert [bytes(segments.read(span)) for span in ledger.spans()] == [b"three", b"one"]
     assert bytes(segments.view(extents[0])) == b"three"
+
+
+def test_every_sealed_line_is_told_also_one_that_does_not_count(plan):
+    bad = make_line(1, extents=[Extent("segments/0-1-0-0", 3, 3, 0)])
+    name = write_journal(plan, Attempt(0, 1), [make_line(0), bad, make_line(0)])
+    told = []
+    Ledger.read(plan, Seal(0, ((name, 1 << 20),)), told=told.append)
+    assert [record.line.ordinal for record in told] == [0, 1, 0]
+    assert [record.offset for record in told] == sorted({record.offset for record in told})
 
 
 def test_only_sealed_journals_count(plan):

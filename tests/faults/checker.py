@@ -189,14 +189,20 @@ class Account:
         return dict(json.loads(paths[-1].read_bytes())) if paths else {"round": -1, "journals": []}
 
     def _winners(self) -> dict[int, Line]:
-        """Return the line that counts for each mini-batch: success first, then lowest (k, node, place)."""
+        """Return the line that counts for each mini-batch.
+
+        Ok comes first, then short, more items before fewer; then the lowest (k, node, place). Of failures it
+        is the latest round's.
+        """
         winners: dict[int, tuple[Any, Line]] = {}
         for name, length in self.seal["journals"]:
             for line in self.journals[os.path.basename(name)]:
                 if line.end > length:
                     break
                 (node, k), ordinal = line.attempt, line.content["ordinal"]
-                rank = (0, k, node, line.place) if line.succeeded else (1, -line.round, k, node)
+                better = ("ok", "short", "failed").index(line.content["status"])
+                latest = 0 if line.succeeded else -line.round
+                rank = (better, -line.content["items_ok"], latest, k, node, line.place)
                 if ordinal not in winners or rank < winners[ordinal][0]:
                     winners[ordinal] = (rank, line)
         return {ordinal: line for ordinal, (_, line) in winners.items()}
