@@ -99,9 +99,9 @@ def _refuse_airflows(plan: Plan) -> None:
 
 def _name_others(plan: Plan) -> None:
     """Say who has to give way: each node stops when it sees that it has a newer attempt."""
-    from airflow_parallelrun.engine.standing import nodes_at_work
+    from airflow_parallelrun.engine.standing import starts
 
-    others = [f"node {attempt} (process {pid})" for attempt, pid in nodes_at_work(plan)]
+    others = [f"node {start.attempt} (process {start.pid})" for start in starts(plan) if start.is_at_work]
     if others:
         shown = ", ".join(others[:_OTHERS_SHOWN]) + (", …" if len(others) > _OTHERS_SHOWN else "")
         complain(

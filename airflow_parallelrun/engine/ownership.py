@@ -17,7 +17,7 @@ import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_parallelrun.config import FAILED_ITEMS_FILE, OWN_FOLDER, RESULT_FILE
-from airflow_parallelrun.engine.store import TEMPORARY, Store, lock_temporary, sync_folder
+from airflow_parallelrun.engine.store import Store, open_temporary, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 if TYPE_CHECKING:
@@ -71,15 +71,10 @@ def take(output: str, owner: str, results: Sequence[str], anew: bool = True) -> 
         retract(output, RESULT)
 
 
-def temporary(output: str) -> str:
-    """Return a new name for a result that is being written: in our own folder, on the same file system."""
-    return os.path.join(folder(output), f"{TEMPORARY}{secrets.token_hex(8)}")
-
-
 def publish(output: str, name: str, written: str) -> str:
     """Give a complete, durable file its name.
 
-    :param written: the file, at a name made by :func:`temporary`; gone afterwards
+    :param written: the file, below :func:`folder`; gone afterwards
     :return: the result's path
     :raises OutputExistsError: when a file of another origin has that name
     """
@@ -107,7 +102,7 @@ def publishing(output: str, name: str) -> Iterator[BinaryIO]:
     written = ""
     try:
         os.makedirs(folder(output), exist_ok=True)
-        with _open_temporary(output) as file:
+        with open_temporary(folder(output)) as file:
             written = file.name
             yield file
             file.flush()
@@ -118,14 +113,6 @@ def publishing(output: str, name: str) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # it has got its name; else the next reduce removes it
             os.unlink(written)
-
-
-def _open_temporary(output: str) -> BinaryIO:
-    while True:
-        file = open(temporary(output), "xb")  # noqa: SIM115 - open for as long as it is locked
-        if lock_temporary(file.fileno()):
-            return file
-        file.close()
 
 
 def is_published(output: str, name: str) -> bool:

@@ -85,6 +85,13 @@ class Plan:
         """The folder of the run's logs."""
         return f"{self.output or self.run_dir}/{LOGS_FOLDER}"
 
+    def node_log(self, attempt: str) -> str:
+        """Return the path of the log of a node's start.
+
+        :param attempt: the start, such as ``0-1``
+        """
+        return f"{self.logs}/sys/node/{attempt}.log.txt"
+
     @property
     def append_row(self) -> bool:
         """Whether returned rows are written."""

@@ -3,39 +3,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine import budget, names, ownership, report
+from airflow_parallelrun.engine import ownership, report
 from airflow_parallelrun.engine.assembly import assemble
-from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.ledger import UNPROCESSED, Counts, Ledger
+from airflow_parallelrun.engine.job_report import JobReport
+from airflow_parallelrun.engine.ledger import Counts, Ledger
 from airflow_parallelrun.engine.leftovers import remove_temporaries
-from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.plan import read_plan
-from airflow_parallelrun.engine.report import JobResult
-from airflow_parallelrun.engine.rounds import attempts, is_last, seal
+from airflow_parallelrun.engine.rounds import is_last, seal
 from airflow_parallelrun.engine.standing import published_result
-from airflow_parallelrun.exceptions import (
-    NothingToAppendError,
-    OutputError,
-    ThresholdExceededError,
-    UnprocessedError,
-    VerdictError,
-)
+from airflow_parallelrun.engine.verdict import count, judge
+from airflow_parallelrun.exceptions import OutputError, VerdictError
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.report import JobResult
     from airflow_parallelrun.engine.rounds import Seal
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 5
 
 
 class _OvertakenError(Exception):
@@ -84,12 +74,30 @@ def _sweep(plan: Plan) -> None:
 def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]:
     """Judge a round, and publish the verdict."""
     started = time.monotonic()
-    ledger = Ledger.read(plan, sealed)
-    result = _result(plan, sealed, ledger)
-    counts = result.counts
+    with JobReport(plan) as job_report:
+        ledger = Ledger.read(plan, sealed, told=job_report.add)
+        result = count(plan, sealed.round, ledger)
+        _log_counts(sealed.round, result.counts)
+        failure = judge(plan, ledger, result)
+        if failure is not None:
+            result = replace(result, verdict="failed", reason=str(failure))
+        try:
+            if plan.output is None:
+                job_report.publish()
+            else:
+                result = _publish_all(plan, plan.output, ledger, result, started, job_report)
+        except OutputError as error:
+            if failure is None:
+                raise
+            # Why the job failed says more than why that cannot be written.
+            logger.error("the result was not published: %s", error)
+    return result, failure
+
+
+def _log_counts(round_: int, counts: Counts) -> None:
     logger.info(
         "round %d is sealed: of %d mini-batches %d succeeded, %d are short, %d failed, %d are left; %d rows",
-        sealed.round,
+        round_,
         counts.mini_batches,
         counts.succeeded,
         counts.short,
@@ -97,21 +105,11 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
         counts.unprocessed,
         counts.rows,
     )
-    failure = _judge(plan, ledger, result)
-    if failure is not None:
-        result = replace(result, verdict="failed", reason=str(failure))
-    try:
-        if plan.output is not None:
-            result = _publish_all(plan, plan.output, ledger, result, started)
-    except OutputError as error:
-        if failure is None:
-            raise
-        # Why the job failed says more than why that cannot be written.
-        logger.error("the result was not published: %s", error)
-    return result, failure
 
 
-def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float) -> JobResult:
+def _publish_all(
+    plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float, job_report: JobReport
+) -> JobResult:
     """Publish what the verdict calls for, and take back what an earlier one left that it does not."""
 
     def check() -> None:
@@ -125,6 +123,7 @@ def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, sta
     # A reduce that is repeated comes to the same result, and somebody may be reading the one that is there.
     anew = published_result(plan) is None
     ownership.take(output, plan.owner, ownership.result_names(name if has_output else None), anew)
+    job_report.publish()
     if ledger.has_problems:
         with ownership.publishing(output, ownership.FAILED_ITEMS) as file:
             file.writelines(report.failed_item_lines(plan, ledger.problems()))
@@ -142,90 +141,3 @@ def _publish_all(plan: Plan, output: str, ledger: Ledger, result: JobResult, sta
         check()
     check()  # a later verdict may have come between the check and the name; then it is published again
     return result
-
-
-def _result(plan: Plan, sealed: Seal, ledger: Ledger) -> JobResult:
-    counts = ledger.counts()
-    clean = counts.items_failed == 0 and counts.failed == 0 and counts.short == 0
-    return JobResult(
-        verdict="succeeded" if clean else "succeeded with errors",
-        reason="",
-        output=plan.output,
-        output_file=None,
-        failed_items_file=None,
-        logs=plan.logs,
-        run_dir=plan.run_dir,
-        plan_id=plan.plan_id,
-        round=sealed.round,
-        counts=counts,
-        thresholds=budget.thresholds(plan.config),
-        durations={"split_s": plan.split_seconds, **_node_durations(plan)},
-        error_groups=report.group_errors(plan, ledger.problems()),
-    )
-
-
-def _judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:
-    counts = result.counts
-    left = counts.failed + counts.unprocessed
-    failures = Failures(counts.items_failed, counts.failed + counts.short)
-    breaches = budget.final_breaches(plan.config, failures, counts.mini_batches)
-    if breaches:
-        return ThresholdExceededError(breaches, _story(result), left)
-    if counts.unprocessed:
-        ordinals = list(islice(ledger.ordinals(UNPROCESSED), _SHOWN))
-        return UnprocessedError(counts.unprocessed, ordinals, _why_unprocessed(plan, result.round), left)
-    if plan.append_row and counts.rows == 0:
-        return NothingToAppendError(_why_nothing(counts, result), left)
-    return None
-
-
-def _story(result: JobResult) -> str:
-    """Return the most frequent cause: the user's own error, where it happened and where the log is."""
-    if not result.error_groups:
-        return f"Logs: {result.logs}"
-    group = result.error_groups[0]
-    items = ", ".join([os.path.basename(item) for item in group.sample_items])
-    text = (
-        f"Most frequent error, in {group.mini_batches} mini-batches ({group.items} items): {group.error}\n"
-        f"First in mini-batch {group.sample_mini_batch}, whose items begin with {items}."
-    )
-    if group.traceback:
-        text += f"\n{group.traceback.rstrip()}"
-    return f"{text}\nFull log: {group.log or result.logs}"
-
-
-def _why_nothing(counts: Counts, result: JobResult) -> str:
-    if counts.failed:
-        return f"{counts.failed} of {counts.mini_batches} mini-batches failed. {_story(result)}"
-    return (
-        f"run() returned an empty list or frame for all {counts.mini_batches} mini-batches. "
-        "Return one element for each item, or use output_action summary_only."
-    )
-
-
-def _why_unprocessed(plan: Plan, round_: int) -> str:
-    """Return how the last attempt of each node in the round ended, where that left work behind."""
-    started = attempts(plan.store)
-    # A round in which none has started has what one of an earlier round did after that was sealed.
-    in_round = [attempt for attempt, of in started.items() if of == round_] or list(started)
-    last = {attempt.node: attempt for attempt in in_round}
-    ends = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
-    told = []
-    for attempt in last.values():
-        if attempt not in ends:
-            told.append(f"node {attempt} was lost without a word (killed, or its machine went away)")
-            continue
-        end = json.loads(plan.store.read(f"{names.ENDS}/{attempt}"))
-        if end["outcome"] != "finished":
-            told.append(f"node {attempt} {end['outcome']}: {end['message']}".rstrip("."))
-    story = "; ".join(told[:_SHOWN]) or "no node was started for them"
-    return f"{story}. Logs: {plan.logs}"
-
-
-def _node_durations(plan: Plan) -> dict[str, float]:
-    init, run = 0.0, 0.0
-    for name in plan.store.names(names.ENDS):
-        end = json.loads(plan.store.read(f"{names.ENDS}/{name}"))
-        init = max(init, end["first_init_s"] or 0.0)
-        run += end["run_seconds"]
-    return {"first_init_s": init, "run_s": round(run, 3)}

@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine.dispatcher import TRACEBACK_END
-from airflow_parallelrun.engine.plan import ItemTable, MiniBatch
+from airflow_parallelrun.engine.journal import Part
+from airflow_parallelrun.engine.plan import ItemTable
 from airflow_parallelrun.engine.tries import error_line
+from airflow_parallelrun.worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from airflow_parallelrun.engine.journal import Record
+    from airflow_parallelrun.engine.journal import Line, Record
     from airflow_parallelrun.engine.ledger import Counts
     from airflow_parallelrun.engine.plan import Plan
 
 FORMAT_VERSION = 1
 
 GROUPS = 10
+# Causes that are told apart while they are counted.
+KINDS = 1_000
 _ITEMS_PER_GROUP = 3
 
 
@@ -34,8 +39,8 @@ class ErrorGroup:
     :param items: how many items that is
     :param sample_mini_batch: the first one's ordinal
     :param sample_items: its first items
-    :param traceback: the end of the first one's traceback
-    :param log: the file that has everything
+    :param traceback: the end of the first traceback that was journalled
+    :param log: the file that has everything of the first one
     """
 
     error: str
@@ -63,7 +68,7 @@ class JobResult:
     :param counts: mini-batches, items and rows
     :param thresholds: what was told to be tolerated, by the names in ParallelRunConfig; None: no such limit
     :param durations: seconds: of split, until the slowest node's first process was ready, of all run() calls
-        together, and of reduce
+        together, of reduce, and from the plan to the verdict by the clock on the wall
     :param error_groups: the most frequent causes, most frequent first
     """
 
@@ -90,74 +95,149 @@ class JobResult:
         return json.dumps(self.to_dict(), indent=1).encode()
 
 
+class _Group:
+    """What is kept of the failures of one kind while they are counted: bounded, whatever they say."""
+
+    def __init__(self, error: str, ordinal: int, part: Part, log: str) -> None:
+        self.error = error
+        self.ordinal = ordinal
+        self.first = part.first
+        self.last = part.first + min(part.items, _ITEMS_PER_GROUP)
+        self.log = log
+        self.traceback = ""
+        self.mini_batches = self.items = 0
+        self._latest = -1
+
+    def count(self, ordinal: int, part: Part, traceback: str) -> None:
+        """Count a part; its mini-batch counts once."""
+        self.mini_batches += ordinal != self._latest
+        self._latest = ordinal
+        self.items += part.items - part.items_ok
+        # A node journals those of the first few errors of a kind, and they may stand anywhere in the plan.
+        self.traceback = self.traceback or traceback[-TRACEBACK_END:]
+
+    def told(self, items: _Items) -> ErrorGroup:
+        """Return it with the first items of the first part."""
+        return ErrorGroup(
+            error=self.error,
+            mini_batches=self.mini_batches,
+            items=self.items,
+            sample_mini_batch=self.ordinal,
+            sample_items=items.of(self.ordinal)[self.first : self.last],
+            traceback=self.traceback,
+            log=self.log,
+        )
+
+
 def failed_item_lines(plan: Plan, problems: Iterable[Record]) -> Iterator[bytes]:
     """Yield the lines of ``failed_items.jsonl``: one for each failed item, and one for each short return.
 
-    Which items a short return left out is not known: its line has all of them, and how many are missing.
+    Which items a short return left out is not known: its line has all of them, and how many are missing. Of
+    a mini-batch that was bisected each failed item has the error of its own part, and those that succeeded
+    have no line.
+
+    :param problems: the lines of failed and short mini-batches, in the order of the plan
     """
-    for record, mini_batch in _with_items(plan, problems):
-        line = record.line
-        paths = [item[0] for item in mini_batch.items]
-        common = {
-            "mini_batch": line.ordinal,
-            "status": line.status,
-            "tries": line.tries,
-            "node": str(record.attempt),
-            "process": line.process,
-            "error": {name: value for name, value in (line.error or {}).items() if name != "traceback"},
-        }
-        if line.succeeded:
-            missing = line.items_in - line.items_ok
-            yield json.dumps({"items": paths, "missing": missing, **common}).encode() + b"\n"
-            continue
-        for path in paths:
-            yield json.dumps({"item": path, **common}).encode() + b"\n"
+    with contextlib.closing(_Items(plan)) as items:
+        for record in problems:
+            for part in _troubled(record.line):
+                paths = items.of(record.line.ordinal)[part.first : part.first + part.items]
+                told = _failure(plan, record, part)
+                if part.status == protocol.FAILED:
+                    for path in paths:
+                        yield _json_line({"item": path, **told})
+                else:
+                    yield _json_line({"items": paths, "missing": part.items - part.items_ok, **told})
+
+
+def _failure(plan: Plan, record: Record, part: Part) -> dict[str, Any]:
+    error = {name: value for name, value in (part.error or {}).items() if name != "traceback"}
+    return {
+        "mini_batch": record.line.ordinal,
+        "status": part.status,
+        "tries": record.line.tries,
+        "node": str(record.attempt),
+        "process": record.line.process,
+        "error": {**error, "log": _log(plan, record, part)},
+    }
 
 
 def group_errors(plan: Plan, problems: Iterable[Record]) -> list[ErrorGroup]:
-    """Group failures by cause, most frequent first."""
-    first: dict[tuple[str, str, str], Record] = {}
-    totals: dict[tuple[str, str, str], list[int]] = {}
+    """Group failures by cause, most frequent first; a bisected mini-batch by the cause of each of its parts.
+
+    A cause is the type, the place, and the message without what differs from item to item. That is bounded,
+    whatever the messages say: beyond 1,000 causes new ones are told apart by type and place alone, and beyond
+    another 1,000 not at all.
+
+    :param problems: the lines of failed and short mini-batches, in the order of the plan
+    """
+    groups: dict[tuple[str, ...], _Group] = {}
     for record in problems:
-        error = record.line.error or {}
-        key = (str(error.get("type")), _normalised(str(error.get("message"))), str(error.get("frame")))
-        total = totals.setdefault(key, [0, 0])
-        total[0] += 1
-        total[1] += record.line.items_in - record.line.items_ok
-        first.setdefault(key, record)
-    top = sorted(totals, key=lambda key: (-totals[key][0], first[key].line.ordinal))[:GROUPS]
-    samples = {
-        record.line.ordinal: mini_batch for record, mini_batch in _with_items(plan, (first[k] for k in top))
-    }
-    return [_group(first[key], totals[key], samples[first[key].line.ordinal]) for key in top]
-
-
-def _group(record: Record, total: list[int], mini_batch: MiniBatch) -> ErrorGroup:
-    error = record.line.error or {}
-    return ErrorGroup(
-        error=error_line(error),
-        mini_batches=total[0],
-        items=total[1],
-        sample_mini_batch=record.line.ordinal,
-        sample_items=[item[0] for item in mini_batch.items[:_ITEMS_PER_GROUP]],
-        traceback=error.get("traceback", "")[-TRACEBACK_END:],
-        log=error.get("log", ""),
-    )
-
-
-def _with_items(plan: Plan, records: Iterable[Record]) -> Iterator[tuple[Record, MiniBatch]]:
-    """Yield records with their mini-batch; a chunk is read once for neighbours."""
-    table, chunk, batches = None, -1, {}
-    for record in records:
-        if table is None:
-            table = ItemTable(plan)
         ordinal = record.line.ordinal
-        if plan.chunk_of(ordinal) != chunk:
-            chunk = plan.chunk_of(ordinal)
-            batches = {mini_batch.ordinal: mini_batch for mini_batch in table.read_chunk(chunk)}
-        yield record, batches[ordinal]
-    if table is not None:
-        table.close()
+        for part in _troubled(record.line):
+            error = part.error or {}
+            key, text = _kind(groups, error)
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group(text, ordinal, part, _log(plan, record, part))
+            group.count(ordinal, part, str(error.get("traceback") or ""))
+    top = sorted(groups.values(), key=lambda group: (-group.mini_batches, group.ordinal))[:GROUPS]
+    with contextlib.closing(_Items(plan)) as items:
+        return [group.told(items) for group in top]
+
+
+def _kind(groups: Collection[tuple[str, ...]], error: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Return what an error is grouped by, and what its group is called if it is the first."""
+    name, frame = str(error.get("type")), str(error.get("frame"))
+    exact = (name, frame, _normalised(str(error.get("message"))))
+    if exact in groups or len(groups) < KINDS:
+        return exact, error_line(error)
+    coarse = (name, frame)
+    if coarse in groups or len(groups) < 2 * KINDS:
+        return coarse, error_line({**error, "message": "(other messages)"})
+    return (), "other errors"
+
+
+def _troubled(line: Line) -> list[Part]:
+    """Return the parts of a line that failed or came back short; without parts, all of it as one."""
+    if line.parts:
+        return [part for part in line.parts if part.status != protocol.OK]
+    return [Part(0, line.items_in, line.status, line.items_ok, line.rows_out, line.extents, line.error)]
+
+
+def _log(plan: Plan, record: Record, part: Part) -> str:
+    """Return the file that has everything; the node's own where no process was at fault."""
+    return str((part.error or {}).get("log") or plan.node_log(str(record.attempt)))
+
+
+class _Items:
+    """The paths of mini-batches' items; a chunk is read once for neighbours."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._table: ItemTable | None = None
+        self._chunk = -1
+        self._paths: dict[int, list[str]] = {}
+
+    def of(self, ordinal: int) -> list[str]:
+        """Return the items of a mini-batch."""
+        if self._table is None:
+            self._table = ItemTable(self._plan)
+        chunk = self._plan.chunk_of(ordinal)
+        if chunk != self._chunk:
+            batches = self._table.read_chunk(chunk)
+            self._paths = {batch.ordinal: [item[0] for item in batch.items] for batch in batches}
+            self._chunk = chunk
+        return self._paths[ordinal]
+
+    def close(self) -> None:
+        """Close the table, if it was opened."""
+        if self._table is not None:
+            self._table.close()
+
+
+def _json_line(document: dict[str, Any]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 def _normalised(message: str) -> str:

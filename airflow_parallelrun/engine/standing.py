@@ -6,15 +6,64 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.ledger import Ledger
-from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.rounds import Seal, attempts, journals, sealed_rounds
+from airflow_parallelrun.engine.rounds import Seal, attempts, journals, list_attempts, sealed_rounds
 
 if TYPE_CHECKING:
+    from airflow_parallelrun.engine.names import Attempt
     from airflow_parallelrun.engine.plan import Plan
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of a node.
+
+    :param attempt: whose, and which
+    :param round: in which round
+    :param host: the machine
+    :param pid: the process there
+    :param started_at: UTC, ISO 8601
+    :param end: what it wrote when it left; None when it has not, or was killed
+    """
+
+    attempt: Attempt
+    round: int
+    host: str
+    pid: int
+    started_at: str
+    end: dict[str, Any] | None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, on this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it may be at work on this machine.
+
+        *Known limitation*: where the number of a process that was killed belongs to another one by now, that
+        is taken for it.
+        """
+        return self.end is None and self.is_here and os.path.exists(f"/proc/{self.pid}")
+
+
+def starts(plan: Plan) -> list[Start]:
+    """Return every start of every node, sorted."""
+    store = plan.store
+    ended = set(store.names(names.ENDS))
+    found = []
+    for attempt in list_attempts(store):
+        record = json.loads(store.read(f"{names.ATTEMPTS}/{attempt}"))
+        end = json.loads(store.read(f"{names.ENDS}/{attempt}")) if str(attempt) in ended else None
+        found.append(
+            Start(attempt, record["round"], record["host"], record["pid"], record["started_at"], end)
+        )
+    return found
 
 
 def is_judged(plan: Plan) -> bool:
@@ -45,19 +94,3 @@ def published_result(plan: Plan) -> dict[str, Any] | None:
         if path and not ownership.is_published(plan.output, os.path.basename(path)):
             return None
     return result
-
-
-def nodes_at_work(plan: Plan) -> list[tuple[Attempt, int]]:
-    """Return the attempts that may be at work on this machine, with their processes.
-
-    *Known limitation*: where the number of a process that was killed belongs to another one by now, that is
-    taken for it.
-    """
-    ended = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
-    found = []
-    for attempt in attempts(plan.store):
-        record = json.loads(plan.store.read(f"{names.ATTEMPTS}/{attempt}"))
-        here = record["host"] == socket.gethostname() and os.path.exists(f"/proc/{record['pid']}")
-        if here and attempt not in ended:
-            found.append((attempt, int(record["pid"])))
-    return found

@@ -215,6 +215,20 @@ class Store:
             os.close(fd)
 
 
+def temporary(folder: str) -> str:
+    """Return a new name for a file that is being written."""
+    return os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}")
+
+
+def open_temporary(folder: str) -> BinaryIO:
+    """Make a file under such a name, and open it for writing, locked."""
+    while True:
+        file = open(temporary(folder), "xb")  # noqa: SIM115 - open for as long as it is locked
+        if lock_temporary(file.fileno()):
+            return file
+        file.close()
+
+
 def lock_temporary(fd: int) -> bool:
     """Show that the writer of a temporary file lives: the kernel frees the lock of one that was killed.
 

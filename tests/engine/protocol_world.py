@@ -37,6 +37,7 @@ from airflow_parallelrun.engine import (
     assembly,
     committer,
     dispatcher,
+    job_report,
     leftovers,
     names,
     node,
@@ -156,7 +157,17 @@ class World:
 
     def _patch(self) -> None:
         world, disk = self, self.disk
-        for module in (store, committer, session, ownership, assembly, leftovers, standing, output):
+        for module in (
+            store,
+            committer,
+            session,
+            ownership,
+            assembly,
+            job_report,
+            leftovers,
+            standing,
+            output,
+        ):
             self._undo.setattr(module, "os", disk)
         for module in (store, ownership, standing):
             self._undo.setattr(module, "open", disk.open_file, raising=False)

@@ -10,6 +10,7 @@ import os
 import pytest
 
 from airflow_parallelrun.engine import ownership
+from airflow_parallelrun.engine.store import temporary
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 
 RESULTS = ["rows.txt", "failed_items.jsonl", "job_result.json"]
@@ -24,7 +25,7 @@ def output(tmp_path):
 
 def publish(output, content="rows\n", name="rows.txt"):
     """Publish a result as reduce does."""
-    written = ownership.temporary(output)
+    written = temporary(ownership.folder(output))
     with open(written, "x") as file:
         file.write(content)
     return ownership.publish(output, name, written)
@@ -113,7 +114,7 @@ def test_what_somebody_made_of_our_file_is_not_ours(output, how):
 
 
 def test_a_file_that_appears_while_ours_is_written_is_kept(output):
-    written = ownership.temporary(output)
+    written = temporary(ownership.folder(output))
     with open(written, "x") as file:
         file.write("rows\n")
     with open(f"{output}/rows.txt", "w") as file:
@@ -125,7 +126,7 @@ def test_a_file_that_appears_while_ours_is_written_is_kept(output):
 
 
 def test_a_publication_whose_reply_was_lost_is_a_success(output, monkeypatch):
-    written = ownership.temporary(output)
+    written = temporary(ownership.folder(output))
     with open(written, "x") as file:
         file.write("rows\n")
     link = os.link
@@ -142,7 +143,7 @@ def test_a_publication_whose_reply_was_lost_is_a_success(output, monkeypatch):
 
 
 def test_temporaries_lie_in_our_own_folder_and_never_meet(output):
-    made = {ownership.temporary(output) for _ in range(100)}
+    made = {temporary(ownership.folder(output)) for _ in range(100)}
     assert len(made) == 100
     assert {os.path.dirname(path) for path in made} == {ownership.folder(output)}
 

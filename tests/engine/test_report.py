@@ -21,7 +21,7 @@ def plan(job, echo):
 
 def problem(ordinal, message="broken", kind="ValueError", frame="score.py, line 3, in run", status="failed"):
     error = {"type": kind, "message": message, "frame": frame, "traceback": f"T{ordinal}", "log": "/log"}
-    return Record(Attempt(0, 1), 0, make_line(ordinal, status, items_in=2, error=error))
+    return Record(Attempt(0, 1), 0, make_line(ordinal, status, items_in=2, error=error), 0)
 
 
 def test_messages_that_differ_in_names_and_numbers_are_one_cause(plan):
