@@ -8,7 +8,8 @@ import json
 import pytest
 from workbench import make_line
 
-from airflow_parallelrun.engine.journal import Record
+from airflow_parallelrun.engine import report
+from airflow_parallelrun.engine.journal import Part, Record
 from airflow_parallelrun.engine.ledger import Counts
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.report import GROUPS, JobResult, failed_item_lines, group_errors
@@ -59,6 +60,103 @@ def test_groups_are_few_and_texts_are_bounded(plan):
     assert len(groups) == GROUPS
     assert len(groups[0].traceback) == 2000
     assert groups[0].traceback.endswith("END")
+
+
+def test_causes_are_bounded_in_number_whatever_messages_say(plan, monkeypatch):
+    monkeypatch.setattr(report, "KINDS", 2)
+    letters = "abcdefgh"
+    records = [problem(n, letters[n], frame=f"score.py, line {3 + n % 3}, in run") for n in range(8)]
+    records += [problem(8, "a"), problem(9, "z", kind="KeyError", frame=None)]
+    groups = group_errors(plan, records)
+    assert {group.error: group.mini_batches for group in groups} == {
+        "ValueError: (other messages) (score.py, line 5, in run)": 2,  # c, f
+        "ValueError: (other messages) (score.py, line 3, in run)": 2,  # d, g
+        "ValueError: a (score.py, line 3, in run)": 2,
+        "other errors": 3,  # e and h in line 4, and the KeyError
+        "ValueError: b (score.py, line 4, in run)": 1,
+    }
+    assert groups[0].error == "other errors"
+    assert (groups[0].sample_mini_batch, groups[0].traceback) == (4, "T4")
+
+
+def test_a_traceback_is_shown_if_any_of_a_kind_has_one(plan):
+    records = [problem(n) for n in range(3)]
+    records[0].line.error["traceback"] = ""
+    (group,) = group_errors(plan, records)
+    assert (group.sample_mini_batch, group.traceback) == (0, "T1")
+
+
+def part(first, items, status, items_ok, message="", kind="ValueError"):
+    error = {"type": kind, "message": message, "frame": None, "traceback": "", "log": f"/{first}"}
+    return Part(first, items, status, items_ok, items_ok, [], error if message else None)
+
+
+@pytest.fixture
+def bisected(job, echo):
+    """A mini-batch of eight: one item that is broken, two good ones, a short return, two more broken ones."""
+    plan = job.files(16).split(echo, mini_batch_size=8).plan
+    parts = [
+        part(0, 1, "failed", 0, "broken"),
+        part(1, 2, "ok", 2),
+        part(3, 3, "short", 1, "1 elements for 3 items", "ShortReturn"),
+        part(6, 1, "failed", 0, "broken"),
+        part(7, 1, "failed", 0, "torn", "OSError"),
+    ]
+    line = make_line(1, "short", items_in=8, items_ok=3, error=parts[0].error, parts=parts)
+    return plan, Record(Attempt(0, 1), 0, line, 0)
+
+
+def test_of_a_bisected_mini_batch_each_part_counts_under_its_own_error(bisected):
+    plan, record = bisected
+    found = [
+        (group.error, group.mini_batches, group.items, [item[-5:] for item in group.sample_items])
+        for group in group_errors(plan, [record])
+    ]
+    assert found == [
+        ("ValueError: broken", 1, 2, ["00008"]),
+        ("ShortReturn: 1 elements for 3 items", 1, 2, ["00011", "00012", "00013"]),
+        ("OSError: torn", 1, 1, ["00015"]),
+    ]
+
+
+def test_of_a_bisected_mini_batch_only_what_failed_has_a_line(bisected):
+    plan, record = bisected
+    lines = [json.loads(line) for line in failed_item_lines(plan, [record])]
+    told = [(line.get("item", "")[-5:], line["error"]["type"], line["error"]["log"]) for line in lines]
+    assert told == [
+        ("00008", "ValueError", "/0"),
+        ("", "ShortReturn", "/3"),
+        ("00014", "ValueError", "/6"),
+        ("00015", "OSError", "/7"),
+    ]
+    assert [line["status"] for line in lines] == ["failed", "short", "failed", "failed"]
+    assert [item[-5:] for item in lines[1]["items"]] == ["00011", "00012", "00013"]
+    assert lines[1]["missing"] == 2
+    assert {line["mini_batch"] for line in lines} == {1}
+
+
+def test_a_bisected_run_names_the_broken_items_alone(job):
+    script = """
+        def run(mini_batch):
+            if any(path.endswith("3") for path in mini_batch):
+                raise ValueError("three")
+            return [os.path.basename(path) for path in mini_batch]
+    """
+    job.files(16).split(script, mini_batch_size=8, run_max_try=1, error_threshold=2, bisect_failures=True)
+    result = job.run()
+    assert [line["item"][-5:] for line in job.failed_items()] == ["00003", "00013"]
+    assert job.rows() == job.names(16, without={3, 13})
+    (group,) = result.error_groups
+    assert (group.mini_batches, group.items, group.sample_items[0][-5:]) == (2, 2, "00003")
+    assert "ValueError: three" in group.traceback
+
+
+def test_where_no_process_is_at_fault_the_nodes_own_log_is_named(plan):
+    lost = problem(0, kind="NodeLost")
+    lost.line.error["log"] = ""
+    log = f"{plan.logs}/sys/node/0-1.log.txt"
+    assert group_errors(plan, [lost])[0].log == log
+    assert {json.loads(line)["error"]["log"] for line in failed_item_lines(plan, [lost])} == {log}
 
 
 def test_each_failed_item_has_a_line_and_a_short_return_has_one_with_all(plan):
