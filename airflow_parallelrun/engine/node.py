@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.progress import Progress, Reporter
+from airflow_parallelrun.engine.rounds import start_attempt
 from airflow_parallelrun.engine.session import Session
 from airflow_parallelrun.engine.wakeup import Wakeup
 from airflow_parallelrun.exceptions import InterruptedRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.rounds import Started
 
 __all__ = ["Node", "NodeResult", "Progress"]
 
@@ -70,11 +74,14 @@ class Node:
         :raises InterruptedRunError: when it was asked to stop, or a newer attempt of this node has started
         :raises StorageError: when the run directory cannot be written
         """
-        with background_log():
-            return self._run()
+        plan = read_plan(self._run_dir)
+        with background_log() as log:
+            started = start_attempt(plan.store, self._index)
+            log.name(plan.node_log(str(started.attempt)))
+            return self._run(plan, started)
 
-    def _run(self) -> NodeResult:
-        session = Session(read_plan(self._run_dir), self._index, self._wakeup)
+    def _run(self, plan: Plan, started: Started) -> NodeResult:
+        session = Session(plan, started, self._wakeup)
         reporter = None
         if self._on_progress:
             reporter = Reporter(session.progress, self._on_progress, self._progress_interval_s)

@@ -32,13 +32,13 @@ from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.questions import answer
-from airflow_parallelrun.engine.rounds import start_attempt
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.control import Sighting
+    from airflow_parallelrun.engine.rounds import Started
     from airflow_parallelrun.engine.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -67,16 +67,16 @@ class Session:
     """What a node holds while it runs.
 
     :param plan: the plan
-    :param index: the node's index, from 0
+    :param started: this start of the node
     :param wakeup: wakes the dispatch thread, and carries the request to stop
     """
 
-    def __init__(self, plan: Plan, index: int, wakeup: Wakeup) -> None:
+    def __init__(self, plan: Plan, started: Started, wakeup: Wakeup) -> None:
         self._plan = plan
         self._wakeup = wakeup
         self._started_at = time.monotonic()
         self._store = plan.store
-        self._started = start_attempt(self._store, index)
+        self._started = started
         self._history = read_history(plan, self._started)
         self._tally = self._history.tally
         self._own = Tally()
@@ -158,7 +158,7 @@ class Session:
     def close(self, outcome: str, message: str) -> None:
         """End everything that was started; commit what is complete, if that is still possible and useful."""
         self._state = outcome
-        if outcome == "interrupted":
+        if outcome in ("interrupted", "failed"):
             logger.info("node %s %s: %s", self._started.attempt, outcome, message)
         end_all(self._dispatcher.processes, self._tag)
         self._dispatcher.processes.clear()

@@ -186,6 +186,7 @@ class World:
         )
         self._undo.setattr(committer, "threading", threads)
         self._undo.setattr(node, "Wakeup", lambda: Wakeup(world.current.actor))
+        self._undo.setattr(node, "background_log", lambda: contextlib.nullcontext(Nothing()))
         for name, value in {
             "Process": lambda *given: Process(world, *given),
             "ItemTable": lambda plan: ItemTable(world, plan, tell=True),

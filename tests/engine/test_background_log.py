@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from airflow_parallelrun.engine.background_log import background_log
+from airflow_parallelrun.exceptions import EntryScriptInitError
 
 TASK = ContextVar("task", default="none")
 
@@ -96,3 +98,74 @@ def test_the_end_does_not_wait_for_ever(socket, caplog):
     while not socket.lines:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def own_log(job, attempt="0-1"):
+    return (job.output / "logs" / "sys" / "node" / f"{attempt}.log.txt").read_text()
+
+
+SHAKY = """
+    def run(mini_batch):
+        print("said by the script")
+        if mini_batch[0].endswith("00000"):
+            raise ValueError("broken")
+        return [os.path.basename(path) for path in mini_batch]
+"""
+
+
+def test_a_node_keeps_a_log_of_its_own_whatever_the_scripts_level_is(job):
+    assert not logging.getLogger("airflow_parallelrun.engine").isEnabledFor(logging.INFO)
+    job.files(4).split(SHAKY, run_max_try=1, error_threshold=1, logging_level="WARNING")
+    job.node()
+    lines = own_log(job).splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING) ", line) for line in lines)
+    assert "INFO node 0-1 of 1, round 0: up to 2 processes" in lines[0]
+    assert "WARNING mini-batch 0, try 1 of 1, failed: ValueError: broken" in own_log(job)
+    assert lines[-1].endswith("INFO node 0-1 finished: 4 mini-batches done")
+    assert "said by the script" not in own_log(job)
+    assert not logging.getLogger("airflow_parallelrun.engine").isEnabledFor(logging.INFO)
+
+
+def test_each_start_of_a_node_has_a_log_and_says_why_it_failed(job, echo):
+    init = "def init():\n    raise OSError('no weights')\n"
+    job.files(2).split(init + echo, process_count_per_node=1)
+    for attempt in ("0-1", "0-2"):
+        with pytest.raises(EntryScriptInitError):
+            job.node()
+        assert f"INFO node {attempt} failed: 3 processes of node 0 in a row died" in own_log(job, attempt)
+        assert "OSError: no weights" in own_log(job, attempt)
+
+
+def test_a_disk_that_refuses_the_log_stops_nobody(job, echo, caplog):
+    job.files(2).split(echo)
+    blocked = job.output / "logs" / "sys" / "node"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    assert job.node().outcome == "finished"
+    assert caplog.text.count("0-1.log.txt is not written: [Errno 17] File exists") == 1
+    assert job.reduce().verdict == "succeeded"
+
+
+def test_a_disk_that_is_full_stops_nobody(caplog):
+    logger = logging.getLogger("airflow_parallelrun.engine.some")
+    with background_log() as log:
+        log.name("/dev/full")
+        for _ in range(3):
+            logger.info("a line")
+    assert caplog.text.count("/dev/full is not written: [Errno 28]") == 1
+
+
+def test_what_is_logged_early_or_unread_is_in_the_file(socket, caplog, tmp_path):
+    caplog.set_level("INFO", logger="airflow_parallelrun")
+    path = tmp_path / "new" / "0-1.log.txt"
+    logger = logging.getLogger("airflow_parallelrun.engine.some")
+    with background_log() as log:
+        logger.info("early")
+        logger.debug("hidden")
+        log.name(str(path))
+        logger.warning("late %s", "\udcff")
+    assert socket.lines == []
+    assert [line.split(" ", 1)[1] for line in path.read_text().splitlines()] == [
+        "INFO early",
+        "WARNING late \\udcff",
+    ]
