@@ -34,6 +34,7 @@ in parallel, on this machine and without Airflow.
 commands:
   run       split the input into mini-batches, process them, write one output file
   resume    go on with a run that was killed or interrupted, or that failed
+  show      tell where a run stands, what went wrong in it, and what to do next
   check     call init() and run() for one mini-batch in this process, for print and a debugger
   models    register, list and find models
 
@@ -46,13 +47,14 @@ examples:
   parallelrun run score.py --input images --output results
   parallelrun run score.py --input a --input b --output results --process-count-per-node 8 \\
       --error-threshold 10 -- --model mnist
+  parallelrun show results
   parallelrun resume results
   parallelrun models register mnist ./model --tag stage=production
 
 exit status: 0 done, 1 the job failed, 2 wrong usage or input, 130 interrupted
 """
 
-_PUBLIC = ("run", "resume", "check", "models")
+_PUBLIC = ("run", "resume", "show", "check", "models")
 _WRONG_INPUT = (
     ConfigurationError,
     DatasetError,

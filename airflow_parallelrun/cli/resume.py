@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.exceptions import ConfigurationError
 
 from .command import complain
-from .options import OWNER_PREFIX
 from .parser import CommandParser
 from .run import conclude, run_plan, summarise
+from .run_directory import add_run_directory, is_airflows, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,14 +34,8 @@ def main(given: Sequence[str]) -> int:
     """Run ``parallelrun resume`` and return its exit status."""
     started = time.monotonic()
     parser = CommandParser("resume", DESCRIPTION)
-    parser.add_argument(
-        "run_directory",
-        metavar="RUN_DIR",
-        help="the run directory, as `parallelrun run` has printed it; or an output folder that has only one",
-    )
-    from airflow_parallelrun.engine.plan import read_plan
-
-    plan = read_plan(_run_directory(parser.parse(given).run_directory))
+    add_run_directory(parser)
+    plan = plan_of(parser.parse(given))
     _refuse_airflows(plan)
     return _resume(plan, started)
 
@@ -70,27 +62,9 @@ def _resume(plan: Plan, started: float) -> int:
     return run_plan(plan, started)
 
 
-def _run_directory(given: str) -> str:
-    """Find the run directory; *given* may also be a folder with exactly one, such as the output folder."""
-    from airflow_parallelrun.engine import names, ownership
-
-    folder = Path(os.path.abspath(os.path.expanduser(given)))
-    if (folder / names.PLAN).is_file():
-        return str(folder)
-    plans = [*folder.glob(f"{ownership.FOLDER}/*/{names.PLAN}"), *folder.glob(f"*/{names.PLAN}")]
-    found = sorted((plan.parent for plan in plans), key=lambda path: path.name)
-    if not found:
-        rule = "a run directory (`parallelrun run` prints it when it starts), or an output folder with one"
-        raise InvalidValueError("RUN_DIR", given, rule)
-    if len(found) > 1:
-        rule = f"one run directory: this folder has {len(found)}, of which the newest is {str(found[-1])!r}"
-        raise InvalidValueError("RUN_DIR", given, rule)
-    return str(found[0])
-
-
 def _refuse_airflows(plan: Plan) -> None:
     """Airflow's tries and this command would take the nodes from each other."""
-    if not plan.owner.startswith(OWNER_PREFIX):
+    if is_airflows(plan):
         raise ConfigurationError(
             f"{plan.run_dir!r} is a run of Airflow ({plan.owner}): clear its failed tasks there, "
             "with downstream, to go on with it."
@@ -99,9 +73,10 @@ def _refuse_airflows(plan: Plan) -> None:
 
 def _name_others(plan: Plan) -> None:
     """Say who has to give way: each node stops when it sees that it has a newer attempt."""
-    from airflow_parallelrun.engine.standing import starts
+    from airflow_parallelrun.engine.standing import AT_WORK, starts
 
-    others = [f"node {start.attempt} (process {start.pid})" for start in starts(plan) if start.is_at_work]
+    at_work = [start for start in starts(plan) if start.state == AT_WORK]
+    others = [f"node {start.attempt} (process {start.pid})" for start in at_work]
     if others:
         shown = ", ".join(others[:_OTHERS_SHOWN]) + (", …" if len(others) > _OTHERS_SHOWN else "")
         complain(

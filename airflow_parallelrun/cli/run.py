@@ -110,10 +110,19 @@ def summarise(result: dict[str, Any], seconds: float | None = None) -> None:
 
     :param seconds: how long it took; None when that was before
     """
+    print_table(summary(result, result["verdict"] + ("" if seconds is None else f" in {duration(seconds)}")))
+
+
+def summary(result: dict[str, Any], job: str) -> dict[str, str | None]:
+    """Return the lines of the summary, by name.
+
+    :param result: in the form of ``job_result.json``
+    :param job: what has become of it, or becomes
+    """
     counts = result["counts"]
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("succeeded", "short", "failed", "unprocessed"))
-    lines = {
-        "job": result["verdict"] + ("" if seconds is None else f" in {duration(seconds)}"),
+    return {
+        "job": job,
         "mini-batches": f"{counts['mini_batches']} ({kinds})",
         "items": f"{counts['items']} ({counts['items_failed']} failed)",
         "rows": str(counts["rows"]),
@@ -122,6 +131,10 @@ def summarise(result: dict[str, Any], seconds: float | None = None) -> None:
         "run directory": result["run_dir"],
         "logs": result["logs"],
     }
+
+
+def print_table(lines: dict[str, str | None]) -> None:
+    """Print names and texts; those without a text are left out."""
     for name, text in lines.items():
         if text:
             print(f"{name + ':':<15}{text}")
@@ -129,7 +142,12 @@ def summarise(result: dict[str, Any], seconds: float | None = None) -> None:
 
 
 def _to_go_on(plan: Plan) -> str:
-    return f"To go on: {shlex.join(['parallelrun', 'resume', plan.run_dir])}"
+    return f"To go on: {resume_command(plan)}"
+
+
+def resume_command(plan: Plan) -> str:
+    """Return the command that goes on with a run, as a shell takes it."""
+    return shlex.join(["parallelrun", "resume", plan.run_dir])
 
 
 class _ToStderr(logging.StreamHandler[Any]):

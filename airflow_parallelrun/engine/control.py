@@ -79,4 +79,12 @@ class Control:
 
     def abort_reasons(self) -> list[str]:
         """Return why the round was asked to stop."""
-        return list(json.loads(self._store.read(names.abort(self._started.round)))["reasons"])
+        return abort_reasons(self._store, self._started.round)
+
+
+def abort_reasons(store: Store, round_: int) -> list[str]:
+    """Return why a round was asked to stop; nothing when it was not."""
+    try:
+        return list(json.loads(store.read(names.abort(round_)))["reasons"])
+    except FileNotFoundError:
+        return []

@@ -17,7 +17,7 @@ from airflow_parallelrun.engine.leftovers import remove_temporaries
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import is_last, seal
 from airflow_parallelrun.engine.standing import published_result
-from airflow_parallelrun.engine.verdict import count, judge
+from airflow_parallelrun.engine.verdict import judge
 from airflow_parallelrun.exceptions import OutputError, VerdictError
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
     started = time.monotonic()
     with JobReport(plan) as job_report:
         ledger = Ledger.read(plan, sealed, told=job_report.add)
-        result = count(plan, sealed.round, ledger)
+        result, failure = judge(plan, sealed.round, ledger)
         _log_counts(sealed.round, result.counts)
-        failure = judge(plan, ledger, result)
-        if failure is not None:
-            result = replace(result, verdict="failed", reason=str(failure))
         try:
             if plan.output is None:
                 job_report.publish()

@@ -58,7 +58,15 @@ class Seal:
 
 def utc_now() -> str:
     """Return the time for people, in ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return iso_time(time.time())
+
+
+def iso_time(seconds: float) -> str:
+    """Return a time for people, in ISO 8601.
+
+    :param seconds: since the epoch
+    """
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def start_attempt(store: Store, node: int) -> Started:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
 
 
+# Of a start that has not ended: it may be at work on this machine, was killed, or is on another machine, of
+# which nobody can tell from here.
+AT_WORK, LOST, ELSEWHERE = "at work", "lost", "elsewhere"
+
+
 @dataclass(frozen=True)
 class Start:
     """A start of a node.
@@ -38,18 +43,17 @@ class Start:
     end: dict[str, Any] | None
 
     @property
-    def is_here(self) -> bool:
-        """Whether it is, or was, on this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_at_work(self) -> bool:
-        """Whether it may be at work on this machine.
+    def state(self) -> str:
+        """How it ended (finished, aborted, interrupted, failed); else AT_WORK, LOST or ELSEWHERE.
 
         *Known limitation*: where the number of a process that was killed belongs to another one by now, that
         is taken for it.
         """
-        return self.end is None and self.is_here and os.path.exists(f"/proc/{self.pid}")
+        if self.end is not None:
+            return str(self.end["outcome"])
+        if self.host != socket.gethostname():
+            return ELSEWHERE
+        return AT_WORK if os.path.exists(f"/proc/{self.pid}") else LOST
 
 
 def starts(plan: Plan) -> list[Start]:

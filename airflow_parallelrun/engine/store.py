@@ -116,6 +116,10 @@ class Store:
             raise StorageError(self.path(name), error.strerror or str(error)) from error
         return True
 
+    def modified(self, name: str) -> float:
+        """Return when an object was last written, in seconds since the epoch."""
+        return os.stat(self.path(name)).st_mtime
+
     def entries(self, folder: str) -> list[Entry]:
         """Return the objects of a folder, sorted by name; nothing for a folder that does not exist."""
         path = self.path(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -52,11 +53,16 @@ def count(plan: Plan, round_: int, ledger: Ledger) -> JobResult:
     )
 
 
-def judge(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:
-    """Return why a job has failed; None when it has not.
+def judge(plan: Plan, round_: int, ledger: Ledger) -> tuple[JobResult, VerdictError | None]:
+    """Return the result of a sealed round, and why the job has failed; None when it has not."""
+    result = count(plan, round_, ledger)
+    failure = _failure(plan, ledger, result)
+    if failure is not None:
+        result = replace(result, verdict="failed", reason=str(failure))
+    return result, failure
 
-    :param result: as counted from the ledger
-    """
+
+def _failure(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:
     counts = result.counts
     left = counts.failed + counts.unprocessed
     failures = Failures(counts.items_failed, counts.failed + counts.short)

@@ -44,6 +44,7 @@ from airflow_parallelrun.engine import (
     ownership,
     pool,
     report,
+    rounds,
     session,
     standing,
     store,
@@ -135,6 +136,7 @@ class World:
         self.clock = 1_000_000.0
         self._fate = DONE
         self._numbers = itertools.count(1)
+        self._tokens = itertools.count(1)
         self._undo = pytest.MonkeyPatch()
         self._main = getcurrent()
         self.disk = Disk(self.pause, lambda path: self.tell(watch.named, path), self._owner)
@@ -173,6 +175,10 @@ class World:
             self._undo.setattr(module, "open", disk.open_file, raising=False)
         for module in (store, leftovers):
             self._undo.setattr(module, "fcntl", disk)
+        # What is random would make two runs of one example differ: a listing is sorted.
+        tokens = SimpleNamespace(token_hex=lambda size: f"{next(self._tokens):0{2 * size}x}")
+        for module in (store, ownership, rounds):
+            self._undo.setattr(module, "secrets", tokens)
         clock = SimpleNamespace(
             monotonic=lambda: self.clock,
             monotonic_ns=lambda: int(self.clock * 1e9),

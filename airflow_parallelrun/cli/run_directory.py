@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the run that a command is about."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.exceptions import InvalidValueError
+
+from .options import OWNER_PREFIX
+
+if TYPE_CHECKING:
+    import argparse
+
+    from airflow_parallelrun.engine.plan import Plan
+
+
+def add_run_directory(parser: argparse.ArgumentParser) -> None:
+    """Add the argument RUN_DIR."""
+    parser.add_argument(
+        "run_directory",
+        metavar="RUN_DIR",
+        help="the run directory, as `parallelrun run` has printed it; or an output folder that has only one",
+    )
+
+
+def plan_of(parsed: argparse.Namespace) -> Plan:
+    """Read the plan of the run in RUN_DIR.
+
+    :raises InvalidValueError: when there is none, or there are several
+    """
+    from airflow_parallelrun.engine.plan import read_plan
+
+    return read_plan(find_run_directory(parsed.run_directory))
+
+
+def find_run_directory(given: str) -> str:
+    """Find the run directory; *given* may also be a folder with exactly one, such as the output folder."""
+    from airflow_parallelrun.engine import names, ownership
+
+    folder = Path(os.path.abspath(os.path.expanduser(given)))
+    if (folder / names.PLAN).is_file():
+        return str(folder)
+    plans = [*folder.glob(f"{ownership.FOLDER}/*/{names.PLAN}"), *folder.glob(f"*/{names.PLAN}")]
+    found = sorted((plan.parent for plan in plans), key=lambda path: path.name)
+    if not found:
+        rule = "a run directory (`parallelrun run` prints it when it starts), or an output folder with one"
+        raise InvalidValueError("RUN_DIR", given, rule)
+    if len(found) > 1:
+        rule = f"one run directory: this folder has {len(found)}, of which the newest is {str(found[-1])!r}"
+        raise InvalidValueError("RUN_DIR", given, rule)
+    return str(found[0])
+
+
+def is_airflows(plan: Plan) -> bool:
+    """Tell whether a run is one of Airflow's, and not of this command."""
+    return not plan.owner.startswith(OWNER_PREFIX)
