@@ -85,18 +85,18 @@ def _state(plan: Plan, found: Iterable[Start]) -> str:
 
 def _now(plan: Plan) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return what the journals come to as they are now."""
-    round_ = sealed_rounds(plan.store)
-    ledger = Ledger.read(plan, Seal(round_, journals(plan.store)))
-    result = count(plan, round_, ledger).to_dict()
-    result |= {"verdict": None, "reason": "; ".join(abort_reasons(plan.store, round_))}
+    now = Seal(sealed_rounds(plan.store), journals(plan.store))
+    ledger = Ledger.read(plan, now)
+    result = count(plan, now, ledger).to_dict()
+    result |= {"verdict": None, "reason": "; ".join(abort_reasons(plan.store, now.round))}
     return result, _first(report.failed_item_lines(plan, ledger.problems()))
 
 
 def _sealed(plan: Plan) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the verdict that is sealed, where it cannot be read in the output folder."""
-    round_ = sealed_rounds(plan.store) - 1
-    ledger = Ledger.read(plan, read_seal(plan.store, round_))
-    result, _ = judge(plan, round_, ledger)
+    sealed = read_seal(plan.store, sealed_rounds(plan.store) - 1)
+    ledger = Ledger.read(plan, sealed)
+    result, _ = judge(plan, sealed, ledger)
     return result.to_dict(), _first(report.failed_item_lines(plan, ledger.problems()))
 
 

@@ -76,7 +76,7 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
     started = time.monotonic()
     with JobReport(plan) as job_report:
         ledger = Ledger.read(plan, sealed, told=job_report.add)
-        result, failure = judge(plan, sealed.round, ledger)
+        result, failure = judge(plan, sealed, ledger)
         _log_counts(sealed.round, result.counts)
         try:
             if plan.output is None:
@@ -133,6 +133,7 @@ def _publish_all(
     elif name and ownership.is_published(output, name):
         ownership.retract(output, name)
     result.durations["reduce_s"] = round(time.monotonic() - started, 3)
+    result.durations["total_s"] += round(result.durations["reduce_s"])
     with ownership.publishing(output, ownership.RESULT) as file:
         file.write(result.to_json())
         check()

@@ -68,7 +68,7 @@ class JobResult:
     :param counts: mini-batches, items and rows
     :param thresholds: what was told to be tolerated, by the names in ParallelRunConfig; None: no such limit
     :param durations: seconds: of split, until the slowest node's first process was ready, of all run() calls
-        together, of reduce, and from the plan to the verdict by the clock on the wall
+        together, of reduce, and from the plan to the verdict in whole seconds
     :param error_groups: the most frequent causes, most frequent first
     """
 

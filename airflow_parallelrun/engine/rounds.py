@@ -16,7 +16,7 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
@@ -50,10 +50,12 @@ class Seal:
 
     :param round: the round
     :param journals: name and length of each journal; what comes behind the length does not count
+    :param sealed_at: UTC, ISO 8601; None for a look at a round that is not sealed
     """
 
     round: int
     journals: tuple[tuple[str, int], ...]
+    sealed_at: str | None = field(default=None, compare=False)
 
 
 def utc_now() -> str:
@@ -156,7 +158,8 @@ def seal(store: Store) -> Seal:
 def read_seal(store: Store, round_: int) -> Seal:
     """Read the seal of a round."""
     record = json.loads(store.read(names.seal(round_)))
-    return Seal(round_, tuple((str(name), int(length)) for name, length in record["journals"]))
+    found = tuple((str(name), int(length)) for name, length in record["journals"])
+    return Seal(round_, found, record.get("sealed_at"))
 
 
 def is_last(store: Store, round_: int) -> bool:

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -24,15 +23,16 @@ from airflow_parallelrun.exceptions import (
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.rounds import Seal
 
 _SHOWN = 5
 
 
-def count(plan: Plan, round_: int, ledger: Ledger) -> JobResult:
+def count(plan: Plan, seal: Seal, ledger: Ledger) -> JobResult:
     """Return the result of a round as if nothing that was tolerated had been exceeded.
 
-    :param round_: the sealed round, or the one that is going on
-    :param ledger: of that round
+    :param seal: of the round, or what the round has now
+    :param ledger: as read from what the seal names
     """
     counts = ledger.counts()
     clean = counts.items_failed == 0 and counts.failed == 0 and counts.short == 0
@@ -45,17 +45,17 @@ def count(plan: Plan, round_: int, ledger: Ledger) -> JobResult:
         logs=plan.logs,
         run_dir=plan.run_dir,
         plan_id=plan.plan_id,
-        round=round_,
+        round=seal.round,
         counts=counts,
         thresholds=budget.thresholds(plan.config),
-        durations=_durations(plan),
+        durations=_durations(plan, seal),
         error_groups=report.group_errors(plan, ledger.problems()),
     )
 
 
-def judge(plan: Plan, round_: int, ledger: Ledger) -> tuple[JobResult, VerdictError | None]:
+def judge(plan: Plan, seal: Seal, ledger: Ledger) -> tuple[JobResult, VerdictError | None]:
     """Return the result of a sealed round, and why the job has failed; None when it has not."""
-    result = count(plan, round_, ledger)
+    result = count(plan, seal, ledger)
     failure = _failure(plan, ledger, result)
     if failure is not None:
         result = replace(result, verdict="failed", reason=str(failure))
@@ -117,12 +117,13 @@ def _why_unprocessed(plan: Plan, round_: int) -> str:
     return f"{story}. Logs: {plan.logs}"
 
 
-def _durations(plan: Plan) -> dict[str, float]:
+def _durations(plan: Plan, seal: Seal) -> dict[str, float]:
     ends = [start.end for start in starts(plan) if start.end is not None]
-    created = datetime.fromisoformat(plan.created_at).timestamp()
+    created = datetime.fromisoformat(plan.created_at)
+    until = datetime.fromisoformat(seal.sealed_at) if seal.sealed_at else datetime.now(UTC)
     return {
         "split_s": plan.split_seconds,
         "first_init_s": max((end["first_init_s"] or 0.0 for end in ends), default=0.0),
         "run_s": round(sum(end["run_seconds"] for end in ends), 3),
-        "total_s": max(0, round(time.time() - created)),  # by two machines' clocks
+        "total_s": max(0, round((until - created).total_seconds())),  # by two machines' clocks
     }
