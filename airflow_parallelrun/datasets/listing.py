@@ -173,10 +173,13 @@ _Identities = frozenset[tuple[int, int]]
 
 
 class _Level(NamedTuple):
-    """A folder on the way down: entries still to do, and which folders it is inside of, itself included."""
+    """A folder on the way down: names still to do, and which folders it is inside of, itself included.
+
+    A slash stands behind the names of folders.
+    """
 
     prefix: str
-    entries: Iterator[tuple[str, os.DirEntry[str]]]
+    names: Iterator[str]
     state: frozenset[int]
     above: _Identities
 
@@ -191,25 +194,26 @@ def _walk(root: str, pattern: Pattern) -> Iterator[ListedFile]:
 def _descend(top: _Level, pattern: Pattern) -> Iterator[ListedFile]:
     levels = [top]
     while levels:
-        prefix, entries, state, above = levels[-1]
+        prefix, names, state, above = levels[-1]
         wanted = pattern.file_filter(state)
-        for name, entry in entries:
+        for name in names:
+            path = prefix + name
             if name[-1] == "/":
-                inside = pattern.into(state, entry.name)
-                skipped = not inside or entry.name == RUN_DIRECTORIES
-                level = None if skipped else _open(entry.path, inside, above)
+                inside = pattern.into(state, name[:-1])
+                skipped = not inside or name[:-1] == RUN_DIRECTORIES
+                level = None if skipped else _open(path[:-1], inside, above)
                 if level is not None:
                     levels.append(level)
                     break
             elif wanted is None or wanted(name):
                 try:
-                    stat = entry.stat()
+                    stat = os.stat(path)
                 except OSError as error:
                     if _vanished(error):
                         continue
-                    raise InputUnreadableError(entry.path, error.strerror or str(error)) from error
+                    raise InputUnreadableError(path, error.strerror or str(error)) from error
                 if stat.st_mode & _FILE_TYPE == _REGULAR:
-                    yield ListedFile(prefix + name, stat.st_size, stat.st_mtime_ns, None)
+                    yield ListedFile(path, stat.st_size, stat.st_mtime_ns, None)
         else:
             levels.pop()
 
@@ -222,13 +226,21 @@ def _open(path: str, state: frozenset[int], above: _Identities) -> _Level | None
         if identity in above:
             return None
         with os.scandir(path) as scan:
-            entries = [(_sort_key(entry), entry) for entry in scan]
+            names = [_sort_key(entry) for entry in scan]
     except OSError as error:
         if _vanished(error):
             return None
         raise InputUnreadableError(path, error.strerror or str(error)) from error
-    entries.sort(key=itemgetter(0))
-    return _Level(path.rstrip("/") + "/", iter(entries), state, above | {identity})
+    names.sort()
+    return _Level(path.rstrip("/") + "/", _each("\0".join([*names, ""])), state, above | {identity})
+
+
+def _each(names: str) -> Iterator[str]:
+    """Yield names that end with a NUL; as one text a million of them take a quarter of the memory."""
+    start = 0
+    while (end := names.find("\0", start)) >= 0:
+        yield names[start:end]
+        start = end + 1
 
 
 def _sort_key(entry: os.DirEntry[str]) -> str:

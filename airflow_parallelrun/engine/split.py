@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_parallelrun.datasets import DatasetInput, list_files
 from airflow_parallelrun.engine import names, ownership
-from airflow_parallelrun.engine.plan import Plan, item_schema
+from airflow_parallelrun.engine.items import ItemWriter
+from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.snapshot import Snapshot, check_entry_script, freeze
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
-    InputUnreadableError,
     InvalidValueError,
     NotSupportedError,
     StorageError,
@@ -65,19 +65,6 @@ class RunRequest:
     storage_root: str | None = None
 
 
-@dataclass
-class _Items:
-    """The items of all mini-batches, column by column."""
-
-    ordinal: list[int] = field(default_factory=list)
-    input: list[int] = field(default_factory=list)
-    path: list[str] = field(default_factory=list)
-    size: list[int] = field(default_factory=list)
-    mtime_ns: list[int | None] = field(default_factory=list)
-    etag: list[str | None] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
-
-
 def split(request: RunRequest) -> Plan:
     """Make a run directory with a plan.
 
@@ -117,7 +104,7 @@ def split(request: RunRequest) -> Plan:
         node_count=min(config.node_count, len(items.weights)),
         chunk_starts=chunk_starts(items.weights, processes),
         mini_batches=len(items.weights),
-        items=len(items.path),
+        items=items.count,
         code_sha256=snapshot.sha256,
         entry_script=entry_script,
         models_root=request.models_root,
@@ -202,26 +189,20 @@ def _storage_root(request: RunRequest, output: str | None) -> str:
     return ownership.folder(output)
 
 
-def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int) -> _Items:
-    items = _Items()
+def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int) -> ItemWriter:
+    items = ItemWriter()
     for number, each in enumerate(inputs):
         in_batch = files_per_mini_batch
         for file in list_files(each.paths):
             if in_batch == files_per_mini_batch:
-                items.weights.append(0)
+                items.begin(number)
                 in_batch = 0
             in_batch += 1
-            items.weights[-1] += file.size + _FILE_WEIGHT
-            items.ordinal.append(len(items.weights) - 1)
-            items.input.append(number)
-            items.path.append(file.path)
-            items.size.append(file.size)
-            items.mtime_ns.append(file.mtime_ns)
-            items.etag.append(file.etag)
+            items.add(file, file.size + _FILE_WEIGHT)
     return items
 
 
-def _write(plan: Plan, items: _Items, snapshot: Snapshot) -> None:
+def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:
     store = plan.store
     probe = names.PROBE
     if not store.create_exclusive(probe, plan.plan_id.encode()) or store.create_exclusive(probe, b"second"):
@@ -229,29 +210,6 @@ def _write(plan: Plan, items: _Items, snapshot: Snapshot) -> None:
             plan.run_dir,
             "two writers could create the same object; claims would not be safe on this file system",
         )
-    store.put(names.MINI_BATCHES, _parquet(plan, items))
+    store.put(names.MINI_BATCHES, items.parquet(plan.chunk_starts))
     store.put(names.CODE, snapshot.archive)
     store.put(names.PLAN, plan.to_json())
-
-
-def _parquet(plan: Plan, items: _Items) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = item_schema()
-    columns: dict[str, list[Any]] = {name: getattr(items, name) for name in schema.names}
-    try:
-        table = pa.table(columns, schema=schema)
-    except UnicodeEncodeError as error:
-        raise InputUnreadableError(ascii(error.object), "its name is not UTF-8") from error
-    starts = [*plan.chunk_starts, plan.mini_batches]
-    sink = pa.BufferOutputStream()
-    row = 0
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for chunk in range(len(plan.chunk_starts)):
-            end = row
-            while end < plan.items and items.ordinal[end] < starts[chunk + 1]:
-                end += 1
-            writer.write_table(table.slice(row, end - row), row_group_size=end - row)
-            row = end
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -78,7 +78,7 @@ class Store:
         sync_folder(os.path.dirname(target))
         return True
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Write a complete object, durably, replacing an older one of the same writer."""
         target = self.path(name)
         with self._written(target, data) as temporary:
@@ -197,7 +197,7 @@ class Store:
             raise StorageError(path, error.strerror or str(error)) from error
 
     @contextlib.contextmanager
-    def _written(self, target: str, data: bytes) -> Iterator[str]:
+    def _written(self, target: str, data: bytes | memoryview) -> Iterator[str]:
         """Write a complete object under a temporary name, which is gone at the end of the block."""
         folder, name = os.path.split(target)
         try:
@@ -260,7 +260,7 @@ def sync_folder(path: str) -> None:
         raise StorageError(path, error.strerror or str(error)) from error
 
 
-def _write_all(fd: int, path: str, data: bytes, durably: bool = False) -> None:
+def _write_all(fd: int, path: str, data: bytes | memoryview, durably: bool = False) -> None:
     try:
         view = memoryview(data)
         while view:

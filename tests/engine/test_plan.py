@@ -12,6 +12,7 @@ import pytest
 from workbench import make_config, make_plan
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.plan import ItemTable, Plan, read_plan
 from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import StorageError
@@ -95,7 +96,7 @@ def test_a_split_that_fails_half_way_leaves_no_plan(job, echo, monkeypatch):
     def full(*_):
         raise StorageError("x", "No space left on device")
 
-    monkeypatch.setattr("airflow_parallelrun.engine.split._parquet", full)
+    monkeypatch.setattr(ItemWriter, "parquet", full)
     with pytest.raises(StorageError):
         job.files(1).split(echo)
     assert not list(job.output.glob(f".parallelrun/*/{names.PLAN}"))
