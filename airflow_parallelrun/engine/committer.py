@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # A commit costs two disk flushes, some milliseconds; once a second that is lost in the noise.
 INTERVAL_S = 1.0
+# So many lines make a commit worth its flushes at once; and with twice as many no more work is handed out, so
+# that a store that is slow costs time and not memory. A line is up to 3 kB, most often 0.5.
+BACKLOG = 10_000
 WRITE_TRIES = 6
 BACKOFF_S = 1.0
 
@@ -67,8 +70,13 @@ class Committer:
         """
         with self._changed:
             self._pending += lines
-            self._hurry |= hurry
+            self._hurry |= hurry or len(self._pending) > BACKLOG
             self._changed.notify_all()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits to become durable that nothing should be added."""
+        return len(self._pending) > 2 * BACKLOG
 
     def flush(self, limit_s: float | None = None) -> None:
         """Return when everything that was handed over is durable.

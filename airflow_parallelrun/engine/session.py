@@ -137,7 +137,8 @@ class Session:
         self._claim()
         while dispatcher.outstanding or self._claims.free:
             self._start_processes()
-            dispatcher.feed(last=not self._claims.free)
+            if not self._committer.is_behind:
+                dispatcher.feed(last=not self._claims.free)
             self._wait()
             self._look()
             self._collect()

@@ -175,3 +175,27 @@ def test_a_journal_of_a_real_plan(tmp_path, monkeypatch):
     committer.close()
     os.close(fd)
     assert plan.store.entries("journal")[0].size == len(lines_with_rows(0)[0].encode())
+
+
+def test_much_that_waits_is_committed_at_once_and_holds_up_more(desk, monkeypatch):
+    monkeypatch.setattr(module, "BACKLOG", 3)
+    going, held = threading.Event(), threading.Event()
+    sync = desk.committer._sync
+
+    def slow(segment):
+        going.set()
+        assert held.wait(30)
+        sync(segment)
+
+    desk.committer._sync = slow
+    monkeypatch.setattr(module, "INTERVAL_S", 3600.0)  # none is due
+    desk.committer.add(lines_with_rows(0, 1, 2, 3))
+    assert going.wait(30)
+    desk.committer.add(lines_with_rows(*range(4, 10)))
+    assert not desk.committer.is_behind
+    desk.committer.add(lines_with_rows(10))
+    assert desk.committer.is_behind
+    held.set()
+    desk.committer.flush()
+    assert not desk.committer.is_behind
+    assert [line.ordinal for line in desk.committer.committed] == list(range(11))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.engine import budget
+from airflow_parallelrun.engine import budget, committer
+from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import (
     EntryScriptContractError,
@@ -492,3 +494,25 @@ def test_elements_are_written_as_text_nothing_escaped(job):
     script = "def run(batch): return ['a b', 1, None, ['x', 0], 'é']\n"
     job.files(1).split(script).run()
     assert (job.output / "parallel_run_step.txt").read_bytes() == "a b\n1\nNone\n['x', 0]\né\n".encode()
+
+
+def test_a_slow_disk_holds_up_the_work_and_not_the_memory(job, echo, monkeypatch):
+    monkeypatch.setattr(committer, "BACKLOG", 10)
+    fdatasync, most = os.fdatasync, []
+
+    def slow(fd):
+        time.sleep(0.2)
+        fdatasync(fd)
+
+    add = Committer.add
+
+    def watched(self, lines, hurry=False):
+        add(self, lines, hurry)
+        most.append(len(self._pending))
+
+    monkeypatch.setattr(committer.os, "fdatasync", slow)
+    monkeypatch.setattr(Committer, "add", watched)
+    job.files(2000).split(echo, run_invocation_timeout=5).run()
+    assert job.rows() == job.names(2000)
+    # Two processes have up to 256 each when nothing more is handed out.
+    assert 20 < max(most) <= 20 + 2 * 256 + 10
