@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assembly: the rows of all mini-batches, in the order of the plan, as one file."""
+"""Assembly: the rows of all mini-batches as one file, in the order of the plan unless any will do."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun.config import INPUT_ORDER
 from airflow_parallelrun.engine import ownership
-from airflow_parallelrun.engine.ledger import Ledger, Segments
+from airflow_parallelrun.engine.ledger import Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from airflow_parallelrun.engine.ledger import Ledger, Span
     from airflow_parallelrun.engine.plan import Plan
 
 # Below this many bytes gathering rows in memory beats a system call for each span.
@@ -29,14 +31,15 @@ def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = 
     """
     assert plan.output is not None
     with ownership.publishing(plan.output, name) as file:
-        _write(file.fileno(), Segments(plan.store), ledger)
+        in_order = plan.config.append_row_order == INPUT_ORDER
+        _write(file.fileno(), Segments(plan.store), ledger.spans(in_order))
         check()
     return os.path.join(plan.output, name)
 
 
-def _write(fd: int, segments: Segments, ledger: Ledger) -> None:
+def _write(fd: int, segments: Segments, spans: Iterable[Span]) -> None:
     gathered = bytearray()
-    for span in ledger.spans():
+    for span in spans:
         view = segments.read(span)
         if len(view) < _GATHER_BYTES:
             gathered += view

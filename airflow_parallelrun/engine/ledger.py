@@ -19,7 +19,7 @@ from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
@@ -195,10 +195,14 @@ class Ledger:
             for ordinal in self.ordinals(FAILED, SHORT):
                 yield self._read(lines, ordinal)
 
-    def spans(self) -> Iterator[Span]:
-        """Yield where the rows of the output lie, in the order of the plan; neighbours are joined."""
+    def spans(self, in_order: bool = True) -> Iterator[Span]:
+        """Yield where the rows of the output lie; neighbours are joined.
+
+        :param in_order: in the order of the plan; else as they lie in the segments, so that most are
+            neighbours. The rows of a mini-batch stay together either way
+        """
         joined = Span("", 0, 0)
-        for span in self._spans():
+        for span in self._spans(range(len(self._states)) if in_order else self._as_they_lie()):
             if joined.segment == span.segment and joined.offset + joined.length == span.offset:
                 joined = Span(joined.segment, joined.offset, joined.length + span.length)
                 continue
@@ -259,10 +263,20 @@ class Ledger:
         offset = self._place[ordinal]
         return Record(attempt, round_, lines.read(name, offset), offset)
 
-    def _spans(self) -> Iterator[Span]:
+    def _as_they_lie(self) -> list[int]:
+        """Return the mini-batches in the order of their first rows' place; those without one first."""
+        ranks = {index: rank for rank, (_, index) in enumerate(sorted(self._segments.items()), 1)}
+        places = [
+            (ranks.get(segment, 0) << 44) + offset
+            for segment, offset in zip(self._segment, self._offset, strict=True)
+        ]
+        return sorted(range(len(places)), key=places.__getitem__)
+
+    def _spans(self, ordinals: Iterable[int]) -> Iterator[Span]:
         names = list(self._segments)
         with JournalLines(self._plan.store) as lines:
-            for ordinal, segment in enumerate(self._segment):
+            for ordinal in ordinals:
+                segment = self._segment[ordinal]
                 if segment >= 0:
                     yield Span(names[segment], self._offset[ordinal], self._length[ordinal])
                 elif segment == _SEVERAL:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from dataclasses import replace
 
 import pytest
 from workbench import extent, make_line, make_plan, write_growing, write_journal
@@ -48,6 +49,20 @@ def write_run(plan, rows=rows_of, without=()):
 
 def visible(plan):
     return sorted(name for name in os.listdir(plan.output) if name != ".parallelrun")
+
+
+def test_rows_as_they_lie_are_the_same_ones(plan):
+    ledger = write_run(plan, without={3, 9})
+    config = replace(plan.config, append_row_order="any")
+    path = assemble(replace(plan, config=config), ledger, "rows.txt")
+    with open(path, "rb") as file:
+        found = file.read()
+    rows = [rows_of(n) for n in range(40) if n not in (3, 9)]
+    assert sorted(found.splitlines()) == sorted(b"".join(rows).splitlines())
+    assert all(part in found for part in rows)  # those of a mini-batch stay together
+    spans = list(ledger.spans(in_order=False))
+    assert spans == sorted(spans)
+    assert len(spans) < len(list(ledger.spans()))
 
 
 @pytest.mark.parametrize("gather", [1, 30, 1 << 20])
