@@ -124,11 +124,11 @@ def background_log() -> Iterator[NodeLog]:
 
     What nobody has read a second after the end is left to the thread; it is lost when the process ends.
     """
-    engine = logging.getLogger(_ENGINE)
-    own_level, shown_level = engine.level, engine.getEffectiveLevel()
+    package, engine = logging.getLogger(_PACKAGE), logging.getLogger(_ENGINE)
+    shown_level = package.getEffectiveLevel()
     file = NodeLog()
     sinks = (
-        _Sink("log", shown_level, logging.getLogger(_PACKAGE).handle),
+        _Sink("log", shown_level, package.handle),
         _Sink("log file", logging.INFO, file.write, file.close),
     )
     for sink in sinks:
@@ -138,7 +138,7 @@ def background_log() -> Iterator[NodeLog]:
     try:
         yield file
     finally:
-        engine.setLevel(own_level)
+        engine.setLevel(logging.NOTSET)
         engine.propagate = True
         for sink in sinks:
             engine.removeHandler(sink.handler)
