@@ -103,8 +103,11 @@ def _sealed(plan: Plan) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _published_items(result: dict[str, Any]) -> list[dict[str, Any]]:
     if not result["failed_items_file"]:
         return []
-    with open(result["failed_items_file"], "rb") as lines:
-        return _first(lines)
+    try:
+        with open(result["failed_items_file"], "rb") as lines:
+            return _first(lines)
+    except FileNotFoundError:  # a reduce that judges a later round has just removed it
+        return []
 
 
 def _first(lines: Iterable[bytes]) -> list[dict[str, Any]]:

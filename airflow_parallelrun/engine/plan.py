@@ -133,13 +133,15 @@ def read_plan(run_dir: str) -> Plan:
     """Read a run's plan.
 
     :param run_dir: the run directory
-    :raises StorageError: when there is none, which means that split did not finish
+    :raises StorageError: when there is none, which means that split did not finish, or it cannot be read
     """
     store = Store(run_dir)
     try:
         return Plan.from_json(store.read(names.PLAN), run_dir)
     except FileNotFoundError as error:
         raise StorageError(store.path(names.PLAN), "there is no plan; split did not finish") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(store.path(names.PLAN), f"is damaged: {error}") from error
 
 
 class ItemTable:

@@ -136,6 +136,16 @@ def test_each_start_of_a_node_has_a_log_and_says_why_it_failed(job, echo):
         assert "OSError: no weights" in own_log(job, attempt)
 
 
+def test_two_nodes_in_one_process_leave_the_level_as_it_was():
+    engine = logging.getLogger("airflow_parallelrun.engine")
+    one, other = background_log(), background_log()
+    for each in (one, other):
+        each.__enter__()
+    for each in (one, other):
+        each.__exit__(None, None, None)
+    assert (engine.level, engine.propagate, engine.handlers) == (logging.NOTSET, True, [])
+
+
 def test_a_disk_that_refuses_the_log_stops_nobody(job, echo, caplog):
     job.files(2).split(echo)
     blocked = job.output / "logs" / "sys" / "node"

@@ -441,7 +441,8 @@ def test_more_segments_than_a_process_may_map(job, monkeypatch):
                 os._exit(1)
             return [os.path.basename(path) for path in mini_batch]
     """
-    job.files(20).split(script, process_count_per_node=1, run_max_try=5).run()
+    # How many results of a process are out when it dies is a matter of luck, and so is who is charged.
+    job.files(20).split(script, process_count_per_node=1, run_max_try=50).run()
     assert job.rows() == job.names(20)
     assert len(list(Path(job.plan.run_dir, "segments").iterdir())) > 5
 

@@ -43,6 +43,15 @@ def test_a_missing_plan_says_that_split_did_not_finish(tmp_path):
         read_plan(str(tmp_path))
 
 
+def test_a_plan_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "plan.json").write_bytes(b'{"format_version": 1, "pl')
+    with pytest.raises(StorageError, match=r"plan\.json: is damaged: Unterminated string"):
+        read_plan(str(tmp_path))
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StorageError, match=r"plan\.json: is damaged"):
+        read_plan(str(tmp_path))
+
+
 def test_chunks_by_ordinal(tmp_path):
     plan = make_plan(tmp_path, mini_batches=10, chunk_starts=[0, 1, 4])
     assert [plan.chunk_size(chunk) for chunk in range(3)] == [1, 3, 6]
@@ -52,6 +61,7 @@ def test_chunks_by_ordinal(tmp_path):
 def test_where_logs_go(tmp_path):
     assert make_plan(tmp_path, output="/out").logs == "/out/logs"
     assert make_plan(tmp_path).logs == f"{tmp_path}/logs"
+    assert make_plan(tmp_path, output="/out").node_log("0-1") == "/out/logs/sys/node/0-1.log.txt"
 
 
 def test_items_are_a_parquet_file_with_one_row_group_per_chunk(job, echo):
