@@ -31,10 +31,6 @@ logger = logging.getLogger(__name__)
 WINDOW_S = 0.02
 WINDOW = 256
 
-# The original's guard for loading a mini-batch and for what follows run().
-OVERHEAD_LIMIT_S = 600
-SHUTDOWN_LIMIT_S = 30
-
 # Time for a process that is over its limit to write its stack before it is killed.
 STACK_S = 0.2
 
@@ -69,7 +65,7 @@ class Dispatcher:
         config = plan.config
         self._plan = plan
         self._ask = ask
-        overhead = "OverheadTimeout", OVERHEAD_LIMIT_S, "a fixed limit"
+        overhead = "OverheadTimeout", config.task_overhead_timeout, "task_overhead_timeout"
         self._deadlines = {
             page.INIT: _Deadline("InitTimeout", config.init_timeout_s, "init_timeout", "init()"),
             page.LOAD: _Deadline(*overhead, "loading the mini-batch"),
@@ -77,7 +73,9 @@ class Dispatcher:
                 "RunInvocationTimeout", config.run_invocation_timeout, "run_invocation_timeout", "run()"
             ),
             page.WRITE: _Deadline(*overhead, "writing the rows"),
-            page.SHUTDOWN: _Deadline("ShutdownTimeout", SHUTDOWN_LIMIT_S, "a fixed limit", "shutdown()"),
+            page.SHUTDOWN: _Deadline(
+                "ShutdownTimeout", config.shutdown_timeout, "shutdown_timeout", "shutdown()"
+            ),
         }
         self._tries = Tries(config)
         self._queue = self._tries.queue

@@ -327,8 +327,8 @@ def test_a_death_in_init_tells_the_scripts_own_words(bench):
     ("phase", "limit", "text"),
     [
         (page.RUN, 60, "run() took longer than 60 s (run_invocation_timeout)"),
-        (page.LOAD, 600, "loading the mini-batch took longer than 600 s (a fixed limit)"),
-        (page.WRITE, 600, "writing the rows took longer than 600 s (a fixed limit)"),
+        (page.LOAD, 600, "loading the mini-batch took longer than 600 s (task_overhead_timeout)"),
+        (page.WRITE, 600, "writing the rows took longer than 600 s (task_overhead_timeout)"),
     ],
 )
 def test_each_phase_has_its_limit(bench, phase, limit, text):
@@ -355,7 +355,7 @@ def test_each_phase_has_its_limit(bench, phase, limit, text):
     ("phase", "limit", "text"),
     [
         (page.INIT, 210, "init() took longer than 210 s"),
-        (page.SHUTDOWN, 30, "shutdown() took longer than 30 s"),
+        (page.SHUTDOWN, 30, "shutdown() took longer than 30 s (shutdown_timeout)"),
     ],
 )
 def test_limits_outside_of_mini_batches(bench, phase, limit, text):
