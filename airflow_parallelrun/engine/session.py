@@ -33,6 +33,7 @@ from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.questions import answer
 from airflow_parallelrun.engine.snapshot import unpack
+from airflow_parallelrun.engine.stall import StallWatch
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 from airflow_parallelrun.worker.protocol import FAILED
 
@@ -91,6 +92,8 @@ class Session:
         self._process_count = 0
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
+        self._stall = StallWatch(plan)
+        self._finished = 0
         with ExitStack() as opened:
             self._open(opened)
             self._opened = opened.pop_all()
@@ -306,6 +309,7 @@ class Session:
     def _commit(self, hurry: bool) -> None:
         if finished := self._dispatcher.take_finished():
             self._committer.add(finished, hurry)
+            self._finished += len(finished)
 
     def _look(self) -> None:
         """Look at others, every so often, and before this node commits, charges or claims any more."""
@@ -353,6 +357,9 @@ class Session:
                 time.monotonic() - self._started_at,
                 self._dispatcher.last_failure,
             )
+        reasons += self._stall.reasons(
+            self._finished + self._others.done, self._dispatcher.processes, self._dispatcher.outstanding
+        )
         if reasons:
             self._control.propose_abort(reasons)
             self._abort()
