@@ -11,7 +11,8 @@
     ├── DatasetError
     │   ├── EmptyInputError         the input has no item
     │   ├── InputNotFoundError      the input path does not exist
-    │   └── InputUnreadableError    the input exists and cannot be listed or read
+    │   ├── InputUnreadableError    the input exists and cannot be listed or read
+    │   └── ListingTimeoutError     listing the input took longer than it may
     ├── ModelNotFoundError
     ├── EntryScriptError
     │   ├── EntryScriptNotFoundError
@@ -139,6 +140,23 @@ class InputUnreadableError(DatasetError):
     def __init__(self, path: str, cause: str) -> None:
         self.path, self.cause = path, cause
         super().__init__(f"the input {path!r} cannot be read: {cause}. Check the permissions of this user.")
+
+
+class ListingTimeoutError(DatasetError):
+    """Raised when listing the input took longer than ``first_task_creation_timeout``.
+
+    :param paths: of the input that was being listed
+    :param listed: files that were listed by then, those of inputs before it included
+    :param limit_s: the limit in seconds
+    """
+
+    def __init__(self, paths: list[str], listed: int, limit_s: int) -> None:
+        self.paths, self.listed, self.limit_s = paths, listed, limit_s
+        super().__init__(
+            f"listing the input {_some(paths)} took longer than {limit_s} s (first_task_creation_timeout); "
+            f"{listed} files were listed by then. Set first_task_creation_timeout higher or leave it out, or "
+            "give the files in several runs."
+        )
 
 
 class ModelNotFoundError(ParallelRunError):

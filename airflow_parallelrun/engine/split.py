@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from airflow_parallelrun.datasets import DatasetInput, list_files
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.items import ItemWriter
+from airflow_parallelrun.engine.listing_limit import ListingLimit
 from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.snapshot import Snapshot, check_entry_script, freeze
@@ -69,7 +70,7 @@ def split(request: RunRequest) -> Plan:
     """Make a run directory with a plan.
 
     :raises ConfigurationError: for values that can never work
-    :raises DatasetError: when an input is missing, empty or unreadable
+    :raises DatasetError: when an input is missing, empty or unreadable, or takes too long to list
     :raises EntryScriptError: when there is no such script, or it is not Python
     :raises OutputError: when the output folder or file belongs to somebody else
     """
@@ -82,7 +83,8 @@ def split(request: RunRequest) -> Plan:
     )
     check_entry_script(source_directory, entry_script, compile_it=config.environment.python is None)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
-    items = _list(inputs, config.files_per_mini_batch)
+    limit = ListingLimit(config.first_task_creation_timeout)
+    items = _list(inputs, config.files_per_mini_batch, limit)
     output = _local_folder(request.output, "output", request.base_directory)
     snapshot = freeze(source_directory, output)
     if output is not None:
@@ -189,11 +191,11 @@ def _storage_root(request: RunRequest, output: str | None) -> str:
     return ownership.folder(output)
 
 
-def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int) -> ItemWriter:
+def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int, limit: ListingLimit) -> ItemWriter:
     items = ItemWriter()
     for number, each in enumerate(inputs):
         in_batch = files_per_mini_batch
-        for file in list_files(each.paths):
+        for file in limit.watch(each.paths, list_files(each.paths)):
             if in_batch == files_per_mini_batch:
                 items.begin(number)
                 in_batch = 0
