@@ -42,10 +42,12 @@ class Exit(NamedTuple):
     :param status: as ``subprocess`` has it: negative for a signal
     :param peak_bytes: the most memory that it had at a time, and no less than the node's when it was started,
         as Linux counts; 0 when it is not known
+    :param cpu_seconds: that it used, and what it has started and waited for
     """
 
     status: int
     peak_bytes: int
+    cpu_seconds: float = 0.0
 
 
 def describe_exit(ended: Exit) -> str:

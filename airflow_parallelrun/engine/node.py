@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine.background_log import background_log
+from airflow_parallelrun.engine.periodic import Periodic
 from airflow_parallelrun.engine.plan import read_plan
-from airflow_parallelrun.engine.progress import Progress, Reporter
+from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.rounds import start_attempt
 from airflow_parallelrun.engine.session import Session
 from airflow_parallelrun.engine.wakeup import Wakeup
@@ -83,8 +84,8 @@ class Node:
     def _run(self, plan: Plan, started: Started) -> NodeResult:
         session = Session(plan, started, self._wakeup)
         reporter = None
-        if self._on_progress:
-            reporter = Reporter(session.progress, self._on_progress, self._progress_interval_s)
+        if report := self._on_progress:
+            reporter = Periodic("progress", lambda: report(session.progress()), self._progress_interval_s)
         try:
             session.work()
         except BaseException as error:

@@ -108,6 +108,7 @@ class Process:
         self.stopping = False
         self.bye = False
         self.init_failure: Failure | None = None
+        self.exit: Exit | None = None
         self.seconds_mean: float | None = None
         self.in_flight: dict[int, Fed] = {}
         self._next_feed = 0
@@ -285,10 +286,12 @@ class Process:
             time.sleep(_POLL_S)
         # Before it is collected: from then on its session's number may be given to somebody else.
         guardian.kill_members(self.tag, {self.pid})
-        # Not by Popen, which does not tell the memory.
+        # Not by Popen, which does not tell what it used.
         _, status, usage = os.wait4(self.pid, 0)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
-        return Exit(self._popen.returncode, usage.ru_maxrss * 1024)
+        seconds = usage.ru_utime + usage.ru_stime
+        self.exit = Exit(self._popen.returncode, usage.ru_maxrss * 1024, seconds)
+        return self.exit
 
     def collect(self, deadline: float) -> None:
         """Wait for the end of a process that was killed.

@@ -3,18 +3,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-logger = logging.getLogger(__name__)
-
-# A node that was asked to stop must be gone within 4 s, also when nobody listens to its progress.
-CLOSE_LIMIT_S = 1.0
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,41 +41,3 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values; a few hundred bytes."""
         return asdict(self)
-
-
-class Reporter:
-    """Calls back with the progress every so often, from a thread of its own.
-
-    :param snapshot: returns the progress; called from the thread
-    :param report: what to call; when it fails, that is logged once, and the node goes on
-    :param interval_s: seconds between two calls
-    """
-
-    def __init__(
-        self, snapshot: Callable[[], Progress], report: Callable[[Progress], None], interval_s: float
-    ) -> None:
-        self._snapshot = snapshot
-        self._report = report
-        self._interval_s = interval_s
-        self._over = threading.Event()
-        self._failed = False
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Report a last time, and end the thread; one that cannot reach anybody is left behind."""
-        self._over.set()
-        self._thread.join(CLOSE_LIMIT_S)
-
-    def _loop(self) -> None:
-        while not self._over.wait(self._interval_s):
-            self._call()
-        self._call()
-
-    def _call(self) -> None:
-        try:
-            self._report(self._snapshot())
-        except Exception as error:  # noqa: BLE001 - whatever shows progress must not stop the work
-            if not self._failed:
-                logger.warning("progress cannot be reported: %s", error)
-            self._failed = True

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's session: its loop over claims, processes, results and deadlines.
 
-One thread dispatches; one commits; one shows the script's logs, one writes the node's own, and one shows the
-progress. Only the dispatch thread talks to the processes, and it waits for none of the others.
+One thread dispatches; one commits; one shows the script's logs, one writes the node's own, one shows the
+progress, and one samples what is used of the machine. Only the dispatch thread talks to the processes, and it
+waits for none of the others.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.questions import answer
+from airflow_parallelrun.engine.resources import ResourceMonitor
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.engine.stall import StallWatch
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
@@ -117,6 +119,8 @@ class Session:
             raise StorageError(self._folder, error.strerror or str(error)) from error
         self._logs = LogForwarder(self._plan.config.logging_level)
         opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
+        self._resources = ResourceMonitor(self._plan, attempt, self._folder)
+        opened.callback(self._resources.close)
         journal = f"{names.JOURNAL}/{attempt}-0.jsonl"
         fd = self._store.create_growing(journal, header(self._plan.plan_id, attempt, self._started.round))
         opened.callback(os.close, fd)
@@ -164,6 +168,7 @@ class Session:
         self._state = outcome
         if outcome in ("interrupted", "failed"):
             logger.info("node %s %s: %s", self._started.attempt, outcome, message)
+        self._resources.close()  # while the processes are there
         end_all(self._dispatcher.processes, self._tag)
         self._dispatcher.processes.clear()
         with self._opened:
@@ -259,6 +264,7 @@ class Session:
             dispatcher.processes.append(process)
             self._selector.register(process.channel, selectors.EVENT_READ, process)
             self._logs.follow(process)
+            self._resources.follow(process)
 
     def _wait(self) -> None:
         for process in self._dispatcher.processes:
@@ -282,6 +288,7 @@ class Session:
         self._selector.unregister(process.channel)
         self._logs.leave(process)
         self._dispatcher.bury(process)
+        self._resources.leave(process)
         self._guardian.release(process.pid)
 
     def _check_processes(self) -> None:

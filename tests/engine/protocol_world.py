@@ -198,6 +198,7 @@ class World:
             "ItemTable": lambda plan: ItemTable(world, plan, tell=True),
             "Guardian": Nothing,
             "LogForwarder": Nothing,
+            "ResourceMonitor": Nothing,
             "unpack": lambda data, folder: None,
             "make_folder": lambda token: "/tmp",
             "remove_leftovers": lambda store, attempt: None,
