@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.exceptions import (
     EntryScriptContractError,
     NotSupportedError,
@@ -50,7 +51,7 @@ _PACKAGE = Path(__file__).parent.parent
 def main(given: Sequence[str]) -> int:
     """Run ``parallelrun check`` and return its exit status."""
     parsed = parse_job("check", DESCRIPTION, given)
-    config = config_of(parsed)
+    config = driver_arguments.apply(config_of(parsed), parsed.script_arguments)
     _refuse_other_interpreter(config.environment.python)
     items = _first_items(parsed, config)
     models_root = models_root_of(parsed.models_root)

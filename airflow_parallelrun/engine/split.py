@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.datasets import DatasetInput, list_files
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.items import ItemWriter
@@ -46,7 +47,7 @@ _FILE_WEIGHT = 4096
 class RunRequest:
     """What somebody asks for.
 
-    :param config: every parameter resolved
+    :param config: every parameter resolved; what the arguments set of it is added here
     :param inputs: each is split on its own, in this order
     :param output: the output folder; None only for summary_only
     :param arguments: the entry script's arguments
@@ -65,6 +66,10 @@ class RunRequest:
     models_root: str | None = None
     storage_root: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take over what the arguments say to the original's driver."""
+        object.__setattr__(self, "config", driver_arguments.apply(self.config, self.arguments))
+
 
 def split(request: RunRequest) -> Plan:
     """Make a run directory with a plan.
@@ -76,6 +81,7 @@ def split(request: RunRequest) -> Plan:
     """
     started = time.monotonic()
     config = request.config
+    driver_arguments.tell_without_effect(request.arguments)
     _check(request)
     source_directory = _source_directory(request)
     entry_script = (

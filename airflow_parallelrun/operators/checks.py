@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
+from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.datasets import DatasetInput, FileDataset
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.parameters import PipelineParameter
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.config import ParallelRunConfig
 
 NAME_RULE = "3 to 32 lower-case letters, digits and hyphens, first a letter, last not a hyphen"
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -83,6 +87,21 @@ def check_arguments(arguments: object) -> list[Any]:
             "arguments[0]", checked[0], 'a name such as "--threshold": each value follows its name'
         )
     return checked
+
+
+def check_driver_arguments(config: ParallelRunConfig, arguments: Sequence[Any]) -> None:
+    """Refuse what the arguments say to the original's driver and cannot be, as far as it is known by now.
+
+    The run takes it over when split makes its request.
+    """
+    known = [item if _is_literal(item) else driver_arguments.LATER for item in arguments]
+    driver_arguments.apply(config, known)
+
+
+def _is_literal(argument: Any) -> bool:
+    if isinstance(argument, str):
+        return "{{" not in argument and "{%" not in argument
+    return isinstance(argument, int | float)
 
 
 def _check_argument(place: int, item: object) -> Any:

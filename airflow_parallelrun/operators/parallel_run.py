@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 
+from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
-from airflow_parallelrun.operators.checks import check_arguments, check_inputs, check_name
+from airflow_parallelrun.operators.checks import (
+    check_arguments,
+    check_driver_arguments,
+    check_inputs,
+    check_name,
+)
 from airflow_parallelrun.operators.form import (
     DATASET_SCHEMA,
     FIELD_SCHEMAS,
@@ -104,6 +110,7 @@ class ParallelRunOperator(TaskGroup):
         if not isinstance(parallel_run_config, ParallelRunConfig):
             raise InvalidValueError("parallel_run_config", parallel_run_config, "a ParallelRunConfig")
         checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
+        check_driver_arguments(parallel_run_config, checked_arguments)
         _check_output(output, parallel_run_config)
         _check_pool(routed["run"], parallel_run_config)
         if not isinstance(parallel_run_config.mini_batch_size, PipelineParameter):
@@ -179,6 +186,8 @@ class _References:
                 option = arguments[index - 1]
                 named = option if isinstance(option, str) and option.startswith("-") else None
                 resolved.append(self._refer(item, argument_schema(item), "arguments", index, named))
+                if named and named[2:] in driver_arguments.FIELDS:
+                    self.origins[named] = item.name
             else:
                 resolved.append(item)
         return resolved

@@ -181,3 +181,9 @@ def test_another_interpreter_is_refused(in_process: Callable[..., Any]) -> None:
 
 def test_the_same_interpreter_is_not(work: Any) -> None:
     assert check(work, "def run(mini_batch): return []", "--python", sys.executable).status == 0
+
+
+def test_what_is_said_to_the_originals_driver_is_checked_here_too(work: Any) -> None:
+    ended = check(work, "def run(mini_batch): return mini_batch", "--", "--profiling_module", "perf")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == "parallelrun: --profiling_module must be cProfile or profile, got 'perf'.\n"

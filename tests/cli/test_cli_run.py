@@ -81,6 +81,20 @@ def test_the_script_gets_its_arguments_variables_models_and_folder(work: Any) ->
     assert work.rows() == ["['--model', 'mnist'] yours sibling w"]
 
 
+def test_what_is_said_to_the_originals_driver_behind_the_dashes(work: Any) -> None:
+    script = work.script("import sys\ndef run(mini_batch): return sys.argv[1:]")
+    said = ("--", "--resource_monitor_interval=0", "--resource_monitor_interva", "20")
+    ended = work.run(script, *said, files=1)
+    assert ended.status == 0, ended.err
+    assert work.rows() == sorted(said[1:])
+    assert not (work.folder / "output" / "logs" / "sys").exists()
+    ended = work.run(script, "--resource-monitor-interval", "5", *said)
+    assert ended.status == 2
+    assert (
+        "resource_monitor_interval is 5 in the configuration, and --resource_monitor_interval 0" in ended.err
+    )
+
+
 def test_summary_only_with_a_run_directory_elsewhere(work: Any) -> None:
     options = ("--output-action", "summary_only", "--run-directory-root", "runs")
     ended = work.command("run", work.script(ECHO), "--input", work.files(2), *options)

@@ -165,3 +165,12 @@ def test_an_owned_output_is_refused_before_a_run_directory_is_made(job, echo):
 def test_request_defaults():
     request = RunRequest(make_config(), (), None, "me")
     assert (request.arguments, request.base_directory, request.storage_root) == ((), ".", None)
+
+
+def test_what_the_arguments_say_to_the_originals_driver_is_in_the_plan(job, echo, caplog):
+    caplog.set_level("INFO", logger="airflow_parallelrun")
+    arguments = ("--profiling_module=cProfile", "--metrics_name_prefix", "p")
+    plan = job.files(1).split(echo, arguments=arguments, resource_monitor_interval=7).plan
+    assert (plan.config.profiling_module, plan.config.resource_monitor_interval) == ("cProfile", 7)
+    assert plan.arguments == list(arguments)
+    assert "--metrics_name_prefix: without effect" in caplog.text

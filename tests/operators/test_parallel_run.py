@@ -192,6 +192,30 @@ def test_arguments_keep_their_types_until_split(dag: DAG) -> None:
     assert dag.get_task("predict.split").arguments == ["--a", 1, "-b", 0.5, "--output_dir=x", "--c", True]
 
 
+@pytest.mark.parametrize("arguments", [["--task_overhead_timeout", "soon"], ["--profiling_module=perf"]])
+def test_a_value_for_the_originals_driver_that_cannot_be_is_refused_at_once(
+    dag: DAG, arguments: list[str]
+) -> None:
+    name = arguments[0].partition("=")[0]
+    with pytest.raises(InvalidValueError, match=f"{name} must be "):
+        operator(arguments=arguments)
+
+
+def test_two_values_for_one_field_are_refused_at_once(dag: DAG) -> None:
+    with pytest.raises(ConfigurationError, match=r"is 5 in the configuration, and --task_overhead_timeout 6"):
+        operator(
+            parallel_run_config=config(task_overhead_timeout=5), arguments=["--task_overhead_timeout", 6]
+        )
+
+
+def test_values_for_the_originals_driver_that_are_not_known_yet_wait_for_split(dag: DAG) -> None:
+    arguments = ["--task_overhead_timeout", PipelineParameter("limit", 0), "--profiling_module={{ var.x }}"]
+    operator(arguments=arguments)
+    split = dag.get_task("predict.split")
+    assert split.origins == {"arguments[1]": "limit", "--task_overhead_timeout": "limit"}
+    assert split.config["task_overhead_timeout"] == 600
+
+
 def test_values_of_variables_are_in_no_field_that_airflow_shows(dag: DAG) -> None:
     step = operator(parallel_run_config=config(environment_variables={"API_KEY": "xyzzy"}))
     split = dag.get_task(f"{step.group_id}.split")

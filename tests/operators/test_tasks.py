@@ -36,6 +36,7 @@ class _Job:
 
     def __init__(self, folder: Path, script: str, **changes: Any) -> None:
         self.folder = folder
+        self.arguments: list[Any] = ["--factor", 3, "--rate", 0.5]
         self.xcoms: dict[str, Any] = {}
         self.states: dict[str, str] = {"predict.split": "success"}
         self.state_store = SimpleNamespace(set=self._set)
@@ -82,7 +83,7 @@ class _Job:
                 config={**self.config, **config},
                 inputs=[FileDataset.from_files("input").as_mount().to_dict()],
                 output_folder=str(self.folder / "out"),
-                arguments=["--factor", 3, "--rate", 0.5],
+                arguments=self.arguments,
                 origins=origins or {},
             )
         nodes: list[dict[str, Any]] = task.execute(self.context)
@@ -221,6 +222,27 @@ def test_a_refused_value_names_the_pipeline_parameter(tmp_path: Path, size: obje
     with pytest.raises(AirflowFailException, match=message) as failed:
         job.split({"mini_batch_size": "batch_size_param"}, mini_batch_size=size)
     assert isinstance(failed.value.__cause__, ConfigurationError)
+
+
+def test_what_is_said_to_the_originals_driver_is_in_the_configuration_that_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = _Job(tmp_path, _ECHO)
+    job.arguments = ["--task_overhead_timeout", 900, "--copy_logs_to_parent", True]
+    job.node().execute(job.context)
+    job.reduce()
+    output = Path(job.xcoms["output"]).read_text()
+    assert output == "--task_overhead_timeout 900 --copy_logs_to_parent True\n" * 4
+    log = capsys.readouterr().out
+    assert "'task_overhead_timeout': 900" in log
+
+
+def test_a_refused_value_for_the_originals_driver_names_the_pipeline_parameter(tmp_path: Path) -> None:
+    job = _Job(tmp_path, _ECHO)
+    job.arguments = ["--task_overhead_timeout", 0]
+    message = "the pipeline parameter 'limit' has a wrong value: --task_overhead_timeout must be"
+    with pytest.raises(AirflowFailException, match=message):
+        job.split({"--task_overhead_timeout": "limit"})
 
 
 def test_the_log_has_the_configuration_without_the_values_of_variables(
