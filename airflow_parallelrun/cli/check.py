@@ -123,6 +123,7 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: st
         error_log="",
         strict_returns=config.strict_returns,
         provenance_columns=config.provenance_columns,
+        dataframe_header=config.append_row_dataframe_header,
     )
 
 
@@ -130,7 +131,7 @@ def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> An
     """Answer as a node does, and fail as a worker process does."""
     from airflow_parallelrun.engine.questions import answer
 
-    ok, value = answer(models_root, subject, arguments)
+    ok, value = answer(models_root, None, subject, arguments)
     if not ok:
         raise LookupError(value)
     return value
@@ -168,7 +169,8 @@ def _show(script: EntryScript, value: Any, origin: Origin, items: int) -> None:
     failed = max(items - count, 0)
     verdict = f": {failed} would count as failed" if failed else ""
     print(f"run() returned a {type(value).__name__} of {count} elements for {items} items{verdict}")
-    rows = script.formatter.rows(value, origin).decode("utf-8", "replace").splitlines()
+    written = script.formatter.rows(value, origin)
+    rows = (script.formatter.header + written).decode("utf-8", "replace").splitlines()
     if rows:
         print("rows, as they would be written:")
     for row in rows[:_ROWS_SHOWN]:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.config import INPUT_ORDER
-from airflow_parallelrun.engine import ownership
+from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.ledger import Segments
 
 if TYPE_CHECKING:
@@ -32,9 +32,20 @@ def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = 
     assert plan.output is not None
     with ownership.publishing(plan.output, name) as file:
         in_order = plan.config.append_row_order == INPUT_ORDER
+        _write_all(file.fileno(), memoryview(_header(plan)))
         _write(file.fileno(), Segments(plan.store), ledger.spans(in_order))
         check()
     return os.path.join(plan.output, name)
+
+
+def _header(plan: Plan) -> bytes:
+    """Return what stands above the rows: the names of the DataFrames' columns, if that is asked for."""
+    if not plan.config.append_row_dataframe_header:
+        return b""
+    try:
+        return plan.store.read(names.HEADER)
+    except FileNotFoundError:  # no DataFrame was returned
+        return b""
 
 
 def _write(fd: int, segments: Segments, spans: Iterable[Span]) -> None:

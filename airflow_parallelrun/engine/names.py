@@ -11,6 +11,7 @@ from typing import NamedTuple
 PLAN = "plan.json"
 MINI_BATCHES = "mini_batches.parquet"
 CODE = "code.zip"
+HEADER = "header"
 PROBE = "probe"
 ABORT = "abort.json"
 ATTEMPTS = "attempts"

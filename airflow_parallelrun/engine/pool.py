@@ -174,6 +174,7 @@ class Process:
             "error_log": self.files.error,
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,
+            "dataframe_header": plan.config.append_row_dataframe_header,
         }
 
     def feed(self, mini_batches: Iterable[Fed]) -> None:

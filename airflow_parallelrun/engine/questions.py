@@ -1,25 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an entry script may ask whoever runs it."""
+"""What an entry script, and the process that runs it, may ask whoever runs them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_parallelrun.engine import names
 from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, UnknownNameError
 from airflow_parallelrun.models import ModelRegistry
 
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.store import Store
 
-def answer(models_root: str | None, subject: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+
+def answer(
+    models_root: str | None, store: Store | None, subject: str, arguments: dict[str, Any]
+) -> tuple[bool, Any]:
     """Answer a question; whatever is wrong with it is the script's to know, and stops nobody else.
 
     :param models_root: the model registry's folder
-    :param subject: what is asked for; ``model_path`` is known
-    :param arguments: of the subject: ``name`` and ``version`` of a model
+    :param store: the run directory; None where there is none
+    :param subject: what is asked for: ``model_path``, or the ``header`` that holds for the run's DataFrames
+    :param arguments: of the subject: ``name`` and ``version`` of a model; the ``header`` of the asker's own
     :return: whether there is an answer; and the answer, or why there is none
+    :raises StorageError: when the run directory cannot be read or written
     """
+    if subject == "header":
+        return True, _header(store, arguments["header"])
     try:
         if subject != "model_path":
-            raise UnknownNameError("question", subject, ["model_path"])
+            raise UnknownNameError("question", subject, ["header", "model_path"])
         if models_root is None:
             raise ConfigurationError(
                 "no model registry is configured: set PARALLELRUN_MODELS_ROOT or [parallelrun] models_root."
@@ -27,3 +37,16 @@ def answer(models_root: str | None, subject: str, arguments: dict[str, Any]) -> 
         return True, ModelRegistry(models_root).path(arguments["name"], arguments["version"])
     except ParallelRunError as error:
         return False, str(error)
+
+
+def _header(store: Store | None, proposed: str) -> str:
+    """Return the header that holds for the run: the first one of all nodes and rounds.
+
+    It is durable before any row that stands below it is written.
+    """
+    if store is None:
+        return proposed
+    data = proposed.encode("utf-8", "surrogateescape")
+    if not store.exists(names.HEADER) and store.create_exclusive(names.HEADER, data):
+        return proposed
+    return store.read(names.HEADER).decode("utf-8", "surrogateescape")

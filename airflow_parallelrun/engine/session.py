@@ -88,7 +88,7 @@ class Session:
         self.outcome, self.message = "finished", ""
         self._claims = Claims(plan, self._started, self._history.chunks(plan))
         self._control = Control(self._store, self._started)
-        self._dispatcher = Dispatcher(plan, partial(answer, plan.models_root))
+        self._dispatcher = Dispatcher(plan, partial(answer, plan.models_root, plan.store))
         self._table: ItemTable | None = None
         self._process_limit = plan.config.processes_per_node
         self._process_count = 0

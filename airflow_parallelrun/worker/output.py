@@ -16,9 +16,10 @@ import os
 import sys
 import time
 import zlib
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from .errors import ContractError, ReturnValueError
+from .header import FrameHeader
 
 SETTINGS_FILE = "parallel_run_step.settings.json"
 
@@ -60,17 +61,33 @@ class RowFormatter:
     :param append_row: False for summary_only: values are counted and not formatted
     :param provenance: columns behind each row, of mini_batch, source, row and try
     :param strict: whether more elements than items are an error
+    :param agree: asks which header holds for the run's frames; None: frames have the header of the settings
     """
 
     def __init__(
-        self, script_folder: str, append_row: bool, provenance: Sequence[str] = (), strict: bool = False
+        self,
+        script_folder: str,
+        append_row: bool,
+        provenance: Sequence[str] = (),
+        strict: bool = False,
+        agree: Optional[Callable[[str], str]] = None,
     ) -> None:
         self._append_row = append_row
         self._provenance = provenance
         self._strict = strict
         self._to_csv = {**_TO_CSV, **_read_settings(os.path.join(script_folder, SETTINGS_FILE))}
-        if provenance and self._to_csv.get("columns") is not None:
-            self._to_csv["columns"] = [*self._to_csv["columns"], *provenance]
+        for name in ("columns", "header"):
+            if provenance and isinstance(self._to_csv.get(name), list):
+                self._to_csv[name] = [*self._to_csv[name], *provenance]
+        self._header: Optional[FrameHeader] = None
+        if agree is not None:
+            self._header = FrameHeader(self._to_csv, agree)
+            self._to_csv["header"] = False
+
+    @property
+    def header(self) -> bytes:
+        """What stands above the rows of the run's frames, as far as it is known here."""
+        return _encoded(self._header.text if self._header is not None else "")
 
     def count(self, value: Any, items: int) -> int:
         """Return how many elements run() returned.
@@ -97,19 +114,27 @@ class RowFormatter:
     def rows(self, value: Any, origin: Origin) -> bytes:
         """Return the rows as they stand in the append_row file; nothing for summary_only.
 
-        :raises ReturnValueError: for a frame with a column that has the name of a provenance column
+        :raises ReturnValueError: for a frame with a column that has the name of a provenance column, and for
+            one that has not the header of the run
         """
-        if not self._append_row or not len(value):
+        if not self._append_row:
             return b""
-        if isinstance(value, (list, tuple)):
-            elements = map(str, value)
-            if self._provenance:
-                elements = map("{}{}".format, elements, self._tails(origin, len(value)))
-            text = "\n".join(elements) + "\n"
-        else:
-            text = self._with_provenance(value, origin).to_csv(**self._to_csv)
-        # surrogateescape: a file name that is not UTF-8 comes out as the bytes it has on disk.
-        return text.encode("utf-8", "surrogateescape")
+        if not isinstance(value, (list, tuple)):
+            return _encoded(self._frame(value, origin))
+        if not value:
+            return b""
+        elements = map(str, value)
+        if self._provenance:
+            elements = map("{}{}".format, elements, self._tails(origin, len(value)))
+        return _encoded("\n".join(elements) + "\n")
+
+    def _frame(self, value: Any, origin: Origin) -> str:
+        if not len(value) and (self._header is None or not len(value.columns)):
+            return ""
+        frame = self._with_provenance(value, origin)
+        if self._header is not None:
+            self._header.check(frame)
+        return str(frame.to_csv(**self._to_csv)) if len(frame) else ""
 
     def _tails(self, origin: Origin, count: int) -> Iterator[str]:
         """Yield what stands behind each element, quoted as to_csv quotes."""
@@ -132,6 +157,11 @@ class RowFormatter:
                 )
         columns = _columns(origin, len(frame), self._provenance)
         return frame.assign(**dict(zip(self._provenance, columns)))
+
+
+def _encoded(text: str) -> bytes:
+    # surrogateescape: a file name that is not UTF-8 comes out as the bytes it has on disk.
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _columns(origin: Origin, count: int, names: Sequence[str]) -> list[Iterable[Any]]:

@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     error_log: str
     strict_returns: bool = False
     provenance_columns: Sequence[str] = ()
+    dataframe_header: bool = False
 
 
 class MiniBatchContext(NamedTuple):
@@ -53,7 +54,7 @@ class EntryScript:
     """An entry script in this process.
 
     :param settings: paths, arguments and names
-    :param ask: asks the node, such as for a model's path
+    :param ask: asks the node, such as for a model's path or the header of the output file
     """
 
     def __init__(self, settings: Settings, ask: shims.Ask) -> None:
@@ -63,8 +64,9 @@ class EntryScript:
         sys.path[:0] = (
             [folder] if folder == settings.source_directory else [folder, settings.source_directory]
         )
+        agree = (lambda header: ask("header", {"header": header})) if settings.dataframe_header else None
         self.formatter = RowFormatter(
-            folder, settings.append_row, settings.provenance_columns, settings.strict_returns
+            folder, settings.append_row, settings.provenance_columns, settings.strict_returns, agree
         )
         shims.install(
             ask, shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir)
