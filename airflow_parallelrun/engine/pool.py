@@ -89,6 +89,7 @@ class ProcessFiles:
     stderr: str
     entry_script: str
     error: str
+    profile: str
 
 
 class Process:
@@ -175,6 +176,8 @@ class Process:
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,
             "dataframe_header": plan.config.append_row_dataframe_header,
+            "profiling_module": plan.config.profiling_module,
+            "profile": self.files.profile,
         }
 
     def feed(self, mini_batches: Iterable[Fed]) -> None:
@@ -358,4 +361,5 @@ def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:
         stderr=os.path.join(user, "stderr", attempt, f"{process}.stderr.txt"),
         entry_script=os.path.join(user, "entry_script_log", attempt, f"{process}.log.txt"),
         error=os.path.join(user, "error", attempt, f"{process}.txt"),
+        profile=os.path.join(logs, "sys", "node", attempt, f"{process}.profile"),
     )

@@ -10,11 +10,12 @@ import importlib.util
 import inspect
 import os
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from . import shims
 from .errors import ContractError, InputChangedError
 from .output import RowFormatter
+from .profiling import Profiler
 
 Item = List[Any]  # [path, size, mtime_ns or None]
 
@@ -34,6 +35,8 @@ class Settings(NamedTuple):
     strict_returns: bool = False
     provenance_columns: Sequence[str] = ()
     dataframe_header: bool = False
+    profiling_module: Optional[str] = None
+    profile: str = ""
 
 
 class MiniBatchContext(NamedTuple):
@@ -55,6 +58,7 @@ class EntryScript:
 
     :param settings: paths, arguments and names
     :param ask: asks the node, such as for a model's path or the header of the output file
+    :raises ContractError: when the settings call for what this interpreter has not got
     """
 
     def __init__(self, settings: Settings, ask: shims.Ask) -> None:
@@ -68,6 +72,9 @@ class EntryScript:
         self.formatter = RowFormatter(
             folder, settings.append_row, settings.provenance_columns, settings.strict_returns, agree
         )
+        self._profiler: Optional[Profiler] = None
+        if settings.profiling_module is not None:
+            self._profiler = Profiler(settings.profiling_module, settings.profile)
         shims.install(
             ask, shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir)
         )
@@ -92,7 +99,7 @@ class EntryScript:
         self._shutdown = _function(module, "shutdown")
         init = _function(module, "init")
         if init is not None:
-            init()
+            self._call(init)
 
     def run(self, mini_batch: list[Any], index: str) -> Any:
         """Call ``run()`` and return what it returned.
@@ -101,13 +108,22 @@ class EntryScript:
         """
         assert self._run is not None
         if self._takes_context:
-            return self._run(mini_batch, MiniBatchContext(index, {}))
-        return self._run(mini_batch)
+            return self._call(self._run, mini_batch, MiniBatchContext(index, {}))
+        return self._call(self._run, mini_batch)
 
     def shutdown(self) -> None:
-        """Call ``shutdown()``, if the script has one."""
-        if self._shutdown is not None:
-            self._shutdown()
+        """Call ``shutdown()``, if the script has one; nothing is called after it."""
+        try:
+            if self._shutdown is not None:
+                self._call(self._shutdown)
+        finally:
+            if self._profiler is not None:
+                self._profiler.write()
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self._profiler is None:
+            return function(*arguments)
+        return self._profiler.call(function, *arguments)
 
 
 def unchanged(items: list[Item]) -> tuple[list[str], InputChangedError | None]:

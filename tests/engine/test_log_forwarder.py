@@ -15,7 +15,7 @@ STAMP = "2026-01-01 00:00:00,000"
 
 @pytest.fixture
 def process(tmp_path):
-    paths = {name: str(tmp_path / name) for name in ("stdout", "stderr", "entry_script", "error")}
+    paths = {name: str(tmp_path / name) for name in ("stdout", "stderr", "entry_script", "error", "profile")}
     for name in ("stdout", "stderr"):
         (tmp_path / name).touch()
     return SimpleNamespace(name="process003", files=ProcessFiles(**paths))

@@ -27,7 +27,7 @@ def caught(tmp_path, monkeypatch):
         script = runtime.EntryScript.__new__(runtime.EntryScript)
         try:
             spec.loader.exec_module(module)
-            script._run, script._takes_context = module.run, False
+            script._run, script._takes_context, script._profiler = module.run, False, None
             script.run([value], 0)
         except BaseException as error:  # noqa: BLE001 - SystemExit is described too
             described = describe(error, str(tmp_path))
