@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_parallelrun.config import INPUT_ORDER
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.ledger import Segments
+from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.ledger import Ledger, Span
     from airflow_parallelrun.engine.plan import Plan
 
-# Below this many bytes gathering rows in memory beats a system call for each span.
+# Gathering so many bytes of rows in memory beats a system call for each span.
 _GATHER_BYTES = 1 << 20
 
 
@@ -33,7 +34,7 @@ def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = 
     with ownership.publishing(plan.output, name) as file:
         in_order = plan.config.append_row_order == INPUT_ORDER
         _write_all(file.fileno(), memoryview(_header(plan)))
-        _write(file.fileno(), Segments(plan.store), ledger.spans(in_order))
+        _write(file.fileno(), plan, ledger.spans(in_order))
         check()
     return os.path.join(plan.output, name)
 
@@ -48,17 +49,19 @@ def _header(plan: Plan) -> bytes:
         return b""
 
 
-def _write(fd: int, segments: Segments, spans: Iterable[Span]) -> None:
+def _write(fd: int, plan: Plan, spans: Iterable[Span]) -> None:
     gathered = bytearray()
-    for span in spans:
-        view = segments.read(span)
-        if len(view) < _GATHER_BYTES:
-            gathered += view
-        if len(view) >= _GATHER_BYTES or len(gathered) >= _GATHER_BYTES:
-            _write_all(fd, gathered)
-            gathered = bytearray()
-        if len(view) >= _GATHER_BYTES:
-            _write_all(fd, view)
+    with Segments(plan.store) as segments:
+        for span in spans:
+            length = 0
+            for piece in segments.read(span):
+                length += len(piece)
+                gathered += piece
+                if len(gathered) >= _GATHER_BYTES:
+                    _write_all(fd, gathered)
+                    gathered = bytearray()
+            if length != span.length:
+                raise StorageError(plan.store.path(span.segment), "has lost rows since they were checked")
     _write_all(fd, gathered)
 
 

@@ -6,16 +6,16 @@ It is kept in arrays by ordinal: a million mini-batches take some tens of megaby
 
 from __future__ import annotations
 
-import mmap
 import re
 import zlib
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from airflow_parallelrun.engine.journal import Extent, JournalLines, Record, read_journal
 from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.worker import protocol
 
 if TYPE_CHECKING:
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.rounds import Seal
     from airflow_parallelrun.engine.store import Store
 
-# Each mapping holds a descriptor, of which a process may have 1,024.
-SEGMENTS_MAPPED = 100
+# A process may have 1,024 descriptors.
+SEGMENTS_OPEN = 100
+# Rows of small mini-batches lie side by side, and are read ahead.
+_BUFFER_BYTES = 1 << 17
+PIECE_BYTES = 1 << 20
 
 UNPROCESSED, FAILED, SHORT, SUCCEEDED = range(4)
 _STATES = {protocol.FAILED: FAILED, protocol.OK: SUCCEEDED}
@@ -72,40 +75,63 @@ class Span(NamedTuple):
 
 
 class Segments:
-    """The segments of a run, mapped for reading; the last few that were asked for stay mapped.
+    """The segments of a run, for reading; the last few that were asked for stay open.
 
-    Known limitation: a mapped segment that shrinks while it is read kills the process; nobody cuts one.
+    They are read in pieces: what is in a mapping counts as memory of this process.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._maps: OrderedDict[str, memoryview | None] = OrderedDict()
+        self._files: OrderedDict[str, BinaryIO | None] = OrderedDict()
 
-    def view(self, extent: Extent) -> memoryview | None:
-        """Return the bytes of an extent if they are what was journalled; None when they are not."""
-        view = self._map(extent.segment)
-        if view is None or extent.offset + extent.length > len(view):
-            return None
-        part = view[extent.offset : extent.offset + extent.length]
-        return part if zlib.crc32(part) == extent.crc32 else None
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
 
-    def read(self, span: Span) -> memoryview:
-        """Return the bytes of a span that the ledger has checked."""
-        view = self._map(span.segment)
-        assert view is not None
-        return view[span.offset : span.offset + span.length]
+    def __exit__(self, *error: object) -> None:
+        """Close what is open."""
+        for file in self._files.values():
+            if file is not None:
+                file.close()
 
-    def _map(self, name: str) -> memoryview | None:
-        if name not in self._maps:
+    def are_intact(self, extents: Iterable[Extent]) -> bool:
+        """Tell whether the bytes of these extents are there, and are what was journalled."""
+        for extent in extents:
+            crc32, length = 0, 0
+            for piece in self.read(extent):
+                crc32 = zlib.crc32(piece, crc32)
+                length += len(piece)
+            if crc32 != extent.crc32 or length != extent.length:
+                return False
+        return True
+
+    def read(self, span: Span | Extent) -> Iterator[bytes]:
+        """Yield the bytes of a span in pieces, as far as they are there.
+
+        :raises StorageError: when they cannot be read
+        """
+        file = self._open(span.segment)
+        if file is None:
+            return
+        left = span.length
+        try:
+            file.seek(span.offset)
+            while left and (piece := file.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+                yield piece
+        except OSError as error:
+            raise StorageError(self._store.path(span.segment), error.strerror or str(error)) from error
+
+    def _open(self, name: str) -> BinaryIO | None:
+        if name not in self._files:
             try:
-                with self._store.open(name) as file:
-                    self._maps[name] = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-            except (FileNotFoundError, ValueError):  # gone, or empty, which cannot be mapped
-                self._maps[name] = None
-            if len(self._maps) > SEGMENTS_MAPPED:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(name)
-        return self._maps[name]
+                self._files[name] = self._store.open(name, _BUFFER_BYTES)
+            except FileNotFoundError:
+                self._files[name] = None
+            if len(self._files) > SEGMENTS_OPEN and (file := self._files.popitem(last=False)[1]):
+                file.close()
+        self._files.move_to_end(name)
+        return self._files[name]
 
 
 class _Journal(NamedTuple):
@@ -161,14 +187,14 @@ class Ledger:
         """
         ledger = cls(plan)
         store = plan.store
-        segments = Segments(store)
-        for name, length in sorted(seal.journals, key=_by_attempt):
-            for record in read_journal(store, name, length, plan.plan_id):
-                if before_round is not None and record.round >= before_round:
-                    break
-                told(record)
-                if all(segments.view(extent) is not None for extent in record.line.extents):
-                    ledger._enter(name, record)
+        with Segments(store) as segments:
+            for name, length in sorted(seal.journals, key=_by_attempt):
+                for record in read_journal(store, name, length, plan.plan_id):
+                    if before_round is not None and record.round >= before_round:
+                        break
+                    told(record)
+                    if segments.are_intact(record.line.extents):
+                        ledger._enter(name, record)
         return ledger
 
     def succeeded(self, ordinal: int) -> bool:

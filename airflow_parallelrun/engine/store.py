@@ -177,11 +177,14 @@ class Store:
         finally:
             os.close(fd)
 
-    def open(self, name: str) -> BinaryIO:
-        """Open an object for reading."""
+    def open(self, name: str, buffer_bytes: int = -1) -> BinaryIO:
+        """Open an object for reading.
+
+        :param buffer_bytes: how much is read ahead; default Python's
+        """
         path = self.path(name)
         try:
-            return open(path, "rb")
+            return open(path, "rb", buffer_bytes)
         except FileNotFoundError:
             raise
         except OSError as error:

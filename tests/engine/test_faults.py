@@ -430,8 +430,8 @@ def test_a_death_is_noticed_although_a_forked_child_keeps_the_socket_open(job):
     assert line["error"]["message"] == "the process exited with status 7"
 
 
-def test_more_segments_than_a_process_may_map(job, monkeypatch):
-    monkeypatch.setattr(ledger, "SEGMENTS_MAPPED", 2)
+def test_more_segments_than_a_process_may_open(job, monkeypatch):
+    monkeypatch.setattr(ledger, "SEGMENTS_OPEN", 2)
     script = """
         calls = 0
         def run(mini_batch):

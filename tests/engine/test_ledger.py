@@ -260,9 +260,9 @@ def test_a_line_whose_bytes_are_not_there_does_not_count(plan, bad, why):
 def test_rows_are_read_back(plan):
     extents = [extent("segments/0-1-0-0", at, data) for at, data in ((6, b"three"), (0, b"one"))]
     ledger = read(plan, [make_line(n, extents=[each]) for n, each in enumerate(extents)])
-    segments = Segments(plan.store)
-    assert [bytes(segments.read(span)) for span in ledger.spans()] == [b"three", b"one"]
-    assert bytes(segments.view(extents[0])) == b"three"
+    with Segments(plan.store) as segments:
+        assert [b"".join(segments.read(span)) for span in ledger.spans()] == [b"three", b"one"]
+        assert segments.are_intact(extents)
 
 
 def test_every_sealed_line_is_told_also_one_that_does_not_count(plan):
