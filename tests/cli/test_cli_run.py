@@ -87,7 +87,7 @@ def test_what_is_said_to_the_originals_driver_behind_the_dashes(work: Any) -> No
     ended = work.run(script, *said, files=1)
     assert ended.status == 0, ended.err
     assert work.rows() == sorted(said[1:])
-    assert not (work.folder / "output" / "logs" / "sys").exists()
+    assert not (work.folder / "output" / "logs" / "sys" / "perf").exists()
     ended = work.run(script, "--resource-monitor-interval", "5", *said)
     assert ended.status == 2
     assert (

@@ -66,18 +66,18 @@ def test_a_node_is_sampled_at_its_start_and_its_end(job):
 
 def test_with_0_there_are_no_samples(job, echo):
     job.files(2).split(echo, resource_monitor_interval=0).run()
-    assert not (job.output / "logs" / "sys").exists()
+    assert not (job.output / "logs" / "sys" / "perf").exists()
 
 
 def test_a_monitor_that_fails_is_told_once_and_the_node_goes_on(job, echo, caplog):
     caplog.set_level(logging.WARNING, logger="airflow_parallelrun")
     job.files(2).split(echo)
-    (job.output / "logs").mkdir()
-    (job.output / "logs" / "sys").write_text("in the way")
+    (job.output / "logs" / "sys").mkdir(parents=True)
+    (job.output / "logs" / "sys" / "perf").write_text("in the way")
     assert job.run().verdict == "succeeded"
     (record,) = [record for record in caplog.records if "resource usage" in record.message]
     assert record.levelname == "WARNING"
-    assert "logs/sys" in record.message
+    assert "logs/sys/perf" in record.message
 
 
 def test_processes_that_an_abort_ends_are_in_the_last_sample(job):
