@@ -24,7 +24,9 @@
     ├── VerdictError                the job is over and failed; raised by reduce alone
     │   ├── ThresholdExceededError
     │   ├── UnprocessedError        mini-batches that no node finished
-    │   └── NothingToAppendError    append_row without a single row
+    │   ├── NothingToAppendError    append_row without a single row
+    │   └── NotRedrivenError        a redrive was cut short; the success of before still holds
+    ├── NotRedrivableError          a run that has not succeeded, or that is being redriven
     ├── StorageError                reading or writing the run directory failed (retryable)
     └── InterruptedRunError         a node was asked to stop (retryable)
 
@@ -283,6 +285,35 @@ class NothingToAppendError(VerdictError):
     def __init__(self, detail: str, left: int = 0) -> None:
         self.detail, self.left = detail, left
         super().__init__(f"output_action is append_row and there is no row to append: {detail}")
+
+
+class NotRedrivenError(VerdictError):
+    """Raised when a redrive has left mini-batches alone; the job's success and its output are kept.
+
+    :param count: how many
+    :param ordinals: the first of them
+    :param detail: why
+    """
+
+    def __init__(self, count: int, ordinals: list[int], detail: str, left: int = 0) -> None:
+        self.count, self.ordinals, self.detail, self.left = count, ordinals, detail, left
+        self.what = (
+            f"{count} mini-batches were to be run again and were not ({_some(ordinals, count)}): "
+            "what they came to before still counts"
+        )
+        super().__init__(f"{self.what}. {detail}")
+
+
+class NotRedrivableError(ParallelRunError):
+    """Raised when a run cannot be redriven: what failed in it is not all that is left to do.
+
+    :param run_dir: the run directory
+    :param problem: why, as a sentence without its full stop
+    """
+
+    def __init__(self, run_dir: str, problem: str) -> None:
+        self.run_dir, self.problem = run_dir, problem
+        super().__init__(f"{run_dir!r} cannot be redriven: {problem}.")
 
 
 class StorageError(ParallelRunError):

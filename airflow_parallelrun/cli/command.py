@@ -15,6 +15,7 @@ from airflow_parallelrun.exceptions import (
     EntryScriptNotFoundError,
     InvalidValueError,
     ModelNotFoundError,
+    NotRedrivableError,
     OutputError,
     ParallelRunError,
     UnknownNameError,
@@ -34,6 +35,7 @@ in parallel, on this machine and without Airflow.
 commands:
   run       split the input into mini-batches, process them, write one output file
   resume    go on with a run that was killed or interrupted, or that failed
+  redrive   run what failed in a run that succeeded once more, also with other options or a repaired script
   show      tell where a run stands, what went wrong in it, and what to do next
   check     call init() and run() for one mini-batch in this process, for print and a debugger
   models    register, list and find models
@@ -49,18 +51,20 @@ examples:
       --error-threshold 10 -- --model mnist
   parallelrun show results
   parallelrun resume results
+  parallelrun redrive results --fresh-code
   parallelrun models register mnist ./model --tag stage=production
 
 exit status: 0 done, 1 the job failed, 2 wrong usage or input, 130 interrupted
 """
 
-_PUBLIC = ("run", "resume", "show", "check", "models")
+_PUBLIC = ("run", "resume", "redrive", "show", "check", "models")
 _WRONG_INPUT = (
     ConfigurationError,
     DatasetError,
     EntryScriptContractError,
     EntryScriptNotFoundError,
     ModelNotFoundError,
+    NotRedrivableError,
     OutputError,
 )
 

@@ -21,7 +21,7 @@ from airflow_parallelrun.exceptions import (
 from .parser import CommandParser, name_and_value, number, split_script_arguments, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.datasets import DatasetInput
@@ -147,7 +147,7 @@ def parse_job(command: str, description: str, given: Sequence[str]) -> argparse.
     parser.usage = f"{parser.prog} ENTRY_SCRIPT --input PATH … [options] [-- script arguments]"
     parser.add_argument("entry_script", metavar="ENTRY_SCRIPT", help="Python file with init() and run()")
     _add_data_options(parser)
-    _add_field_options(parser)
+    add_field_options(parser, [name for name in FIELD_OPTIONS if name not in NOT_OPTIONS])
     parsed = parser.parse(own)
     parsed.script_arguments = script_arguments
     return parsed
@@ -176,30 +176,38 @@ def _add_data_options(parser: CommandParser) -> None:
     )
 
 
-def _add_field_options(parser: CommandParser) -> None:
+def add_field_options(parser: CommandParser, names: Collection[str], told_defaults: bool = True) -> None:
+    """Add the options of these fields.
+
+    :param told_defaults: whether the help says what holds without one
+    """
     from airflow_parallelrun.config import ParallelRunConfig
 
     group = parser.add_argument_group("how it runs")
     for field in dataclasses.fields(ParallelRunConfig):
-        if field.name in NOT_OPTIONS:
+        if field.name not in names:
             continue
         spec = FIELD_OPTIONS[field.name]
-        if spec.flag:
-            action = argparse.BooleanOptionalAction
-            group.add_argument(option_of(field.name), action=action, help=spec.help)
-            continue
         default = DEFAULTS.get(field.name, field.default)
-        plain = isinstance(default, (int, str))
-        names = [option_of(field.name)]
+        text = spec.help
+        if not told_defaults:
+            text = text.partition(" (default:")[0]
+        elif isinstance(default, (int, str)) and not spec.flag:
+            text = f"{text} (default: {default})"
+        text = text.replace("%", "%%")
+        options = [option_of(field.name)]
+        if spec.flag:
+            group.add_argument(*options, action=argparse.BooleanOptionalAction, help=text)
+            continue
         if spec.repeated:
-            names.append(names[0].removesuffix("s"))
+            options.append(options[0].removesuffix("s"))
         group.add_argument(
-            *names,
+            *options,
             dest=field.name,
             action="append" if spec.repeated else "store",
             type=spec.parse,
             metavar=spec.metavar,
-            help=f"{spec.help} (default: {default})".replace("%", "%%") if plain else spec.help,
+            help=text,
         )
 
 
@@ -222,6 +230,24 @@ def config_of(parsed: argparse.Namespace) -> ParallelRunConfig:
     if "environment_variables" in given:
         given["environment_variables"] = dict(given["environment_variables"])
     return ParallelRunConfig(**(DEFAULTS | given))
+
+
+def amended_config(parsed: argparse.Namespace, config: ParallelRunConfig) -> ParallelRunConfig:
+    """A configuration with what the options change in it, validated.
+
+    A variable that is given is added to the others, or takes the place of the one of its name.
+
+    :raises ConfigurationError: for a value that can never work
+    """
+    from airflow_parallelrun.config import Environment
+
+    names = {field.name for field in dataclasses.fields(config)}
+    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
+    if "environment" in given:
+        given["environment"] = Environment(python=_interpreter(given["environment"]))
+    if "environment_variables" in given:
+        given["environment_variables"] = config.environment_variables | dict(given["environment_variables"])
+    return dataclasses.replace(config, **given)
 
 
 def _source_and_script(entry_script: str, source_directory: str | None) -> tuple[str, str]:

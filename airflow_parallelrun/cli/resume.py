@@ -42,8 +42,11 @@ def main(given: Sequence[str]) -> int:
 
 def _resume(plan: Plan, started: float) -> int:
     from airflow_parallelrun.engine import ownership
+    from airflow_parallelrun.engine.amendment import amended, in_force
+    from airflow_parallelrun.engine.rounds import sealed_rounds
     from airflow_parallelrun.engine.standing import is_judged, mini_batches_left, published_result
 
+    open_round = sealed_rounds(plan.store)
     left = mini_batches_left(plan)
     print(f"run directory: {plan.run_dir}", file=sys.stderr)
     print(f"{left} of {plan.mini_batches} mini-batches are left to do", file=sys.stderr, flush=True)
@@ -58,8 +61,10 @@ def _resume(plan: Plan, started: float) -> int:
     if plan.output is not None:
         # Before hours of work: the folder may have been removed, and another run may have taken it.
         results = ownership.result_names(plan.config.append_row_file_name)
-        ownership.take(plan.output, plan.owner, results)
-    return run_plan(plan, started)
+        # A redrive ends in a success, as it began: until then the result of before is true.
+        anew = in_force(plan.store, open_round) is None
+        ownership.take(plan.output, plan.owner, results, anew)
+    return run_plan(amended(plan, open_round), started)
 
 
 def _refuse_airflows(plan: Plan) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.exceptions import OutputError, StorageError, UnprocessedError
+from airflow_parallelrun.exceptions import NotRedrivenError, OutputError, StorageError, UnprocessedError
 
 from .command import FAILED, INTERRUPTED, complain, describe, exit_status
 from .options import parse_job, request_of
@@ -37,8 +37,7 @@ def main(given: Sequence[str]) -> int:
     parsed = parse_job("run", DESCRIPTION, given)
     request = request_of(parsed)
     if parsed.logging_level:
-        # Without it only warnings and the script's stderr are shown: the files under logs have the rest.
-        logging.basicConfig(level=request.config.logging_level, format="%(message)s", handlers=[_ToStderr()])
+        show_logs(request.config.logging_level)
     from airflow_parallelrun.engine.split import split
 
     plan = split(request)
@@ -46,6 +45,11 @@ def main(given: Sequence[str]) -> int:
     print(f"{plan.mini_batches} mini-batches of {plan.items} items on {nodes}", file=sys.stderr)
     print(f"run directory: {plan.run_dir}", file=sys.stderr, flush=True)
     return run_plan(plan, started)
+
+
+def show_logs(level: str) -> None:
+    """Show what is logged; else only warnings and the script's stderr are: the files have the rest."""
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_ToStderr()])
 
 
 def run_plan(plan: Plan, started: float) -> int:
@@ -64,12 +68,12 @@ def run_plan(plan: Plan, started: float) -> int:
             return FAILED
         if stopped_by is not None and any(end.interrupted or end.status for end in ends):
             complain(
-                f"interrupted; {board.done} of {board.total} mini-batches are committed. {_to_go_on(plan)}"
+                f"interrupted; {board.done} of {board.total} mini-batches are committed. {to_go_on(plan)}"
             )
             return 128 + stopped_by
         return conclude(plan, [end for end in ends if end.message], started)
     except KeyboardInterrupt:
-        complain(f"interrupted. {_to_go_on(plan)}")
+        complain(f"interrupted. {to_go_on(plan)}")
         return INTERRUPTED
 
 
@@ -83,24 +87,26 @@ def conclude(plan: Plan, troubled: list[NodeEnd], started: float) -> int:
     try:
         result, failure = settle(plan.run_dir)
     except (OutputError, StorageError) as error:
-        complain(f"{describe(error)}\nAll work is kept. {_to_go_on(plan)}")
+        complain(f"{describe(error)}\nAll work is kept. {to_go_on(plan)}")
         return exit_status(error)
     summarise(result.to_dict(), time.monotonic() - started)
     if failure is None:
         for end in troubled:
             complain(f"{end.message}\nThe other nodes have done its share.")
+        if result.verdict == "succeeded with errors":
+            complain(how_to_redrive(plan, result.to_dict()))
         return 0
     for end in troubled:
         complain(end.message)
     status = max([FAILED, *(end.status for end in troubled)])
-    if not (troubled and isinstance(failure, UnprocessedError)):
+    if not (troubled and isinstance(failure, UnprocessedError | NotRedrivenError)):
         complain(str(failure))
     elif status == FAILED:
         complain(f"{failure.what}.")  # the nodes have said why
     if failure.left and status == FAILED:
         complain(
             f"{failure.left} mini-batches failed or were not processed. If the cause lies outside of the "
-            f"script and its options, which a run keeps as they are: {_to_go_on(plan)}"
+            f"script and its options, which a run keeps as they are: {to_go_on(plan)}"
         )
     return status
 
@@ -141,13 +147,29 @@ def print_table(lines: dict[str, str | None]) -> None:
     sys.stdout.flush()
 
 
-def _to_go_on(plan: Plan) -> str:
+def to_go_on(plan: Plan) -> str:
+    """Return the command that goes on with a run, in a sentence."""
     return f"To go on: {resume_command(plan)}"
 
 
 def resume_command(plan: Plan) -> str:
     """Return the command that goes on with a run, as a shell takes it."""
     return shlex.join(["parallelrun", "resume", plan.run_dir])
+
+
+def tolerated_failures(result: dict[str, Any]) -> str:
+    """Return how many mini-batches were not what they should be, in a sentence."""
+    count = result["counts"]["failed"] + result["counts"]["short"]
+    return f"{count} mini-batch{'' if count == 1 else 'es'} failed or came back short, which was tolerated."
+
+
+def how_to_redrive(plan: Plan, result: dict[str, Any]) -> str:
+    """Return the command that runs these again."""
+    command = shlex.join(["parallelrun", "redrive", plan.run_dir])
+    return (
+        f"{tolerated_failures(result)} To run them again (add --fresh-code when the script has been "
+        f"repaired): {command}"
+    )
 
 
 class _ToStderr(logging.StreamHandler[Any]):

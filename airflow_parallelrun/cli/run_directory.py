@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,3 +58,16 @@ def find_run_directory(given: str) -> str:
 def is_airflows(plan: Plan) -> bool:
     """Tell whether a run is one of Airflow's, and not of this command."""
     return not plan.owner.startswith(OWNER_PREFIX)
+
+
+def airflows_names(plan: Plan) -> tuple[str, str, str]:
+    """Return DAG, run and step of a run of Airflow's."""
+    dag_id, _, rest = plan.owner.partition("/")
+    run_id, _, step = rest.rpartition("/")
+    return dag_id, run_id, step
+
+
+def redrive_call(plan: Plan) -> str:
+    """Return how to have a run of Airflow's redriven."""
+    dag_id, run_id, _ = airflows_names(plan)
+    return f"trigger the DAG {dag_id} with the conf {json.dumps({'redrive_of': run_id})}"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .parser import CommandParser
 from .progress import duration
-from .run import print_table, resume_command, summary
-from .run_directory import add_run_directory, is_airflows, plan_of
+from .run import how_to_redrive, print_table, resume_command, summary, tolerated_failures
+from .run_directory import add_run_directory, airflows_names, is_airflows, plan_of, redrive_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,7 +66,6 @@ def _document(plan: Plan, account: Account) -> dict[str, Any]:
         "owner": plan.owner,
         "created_at": plan.created_at,
         **dataclasses.asdict(account),
-        "left": account.left,
         "next": _advice(plan, account),
     }
 
@@ -159,6 +158,10 @@ def _advice(plan: Plan, account: Account) -> str:
     """Return what a person can do now; empty where nothing is to be done."""
     if account.state in ("running", "elsewhere"):
         return ""
+    if account.state == "succeeded with errors" and not _lacks_results(plan, account):
+        if not is_airflows(plan):
+            return how_to_redrive(plan, account.result)
+        return f"{tolerated_failures(account.result)} To run them again: {redrive_call(plan)}"
     return _airflow_advice(plan, account) if is_airflows(plan) else _own_advice(plan, account)
 
 
@@ -179,8 +182,7 @@ def _own_advice(plan: Plan, account: Account) -> str:
 
 
 def _airflow_advice(plan: Plan, account: Account) -> str:
-    dag, _, rest = plan.owner.partition("/")
-    run, _, step = rest.rpartition("/")
+    dag, run, step = airflows_names(plan)
     where = f"In Airflow, in run {run} of DAG {dag}"
     if account.state == "failed" and not account.left:
         return (

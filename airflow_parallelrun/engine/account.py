@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine import names, report
 from airflow_parallelrun.engine.control import abort_reasons
-from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.ledger import Counts, Ledger
 from airflow_parallelrun.engine.names import Attempt, ControlEntry
 from airflow_parallelrun.engine.rounds import Seal, iso_time, journals, read_seal, sealed_rounds
-from airflow_parallelrun.engine.standing import AT_WORK, ELSEWHERE, is_judged, published_result, starts
+from airflow_parallelrun.engine.standing import (
+    AT_WORK,
+    ELSEWHERE,
+    is_judged,
+    left_to_do,
+    published_result,
+    starts,
+)
 from airflow_parallelrun.engine.verdict import count, judge
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ class Account:
         return the first items, and how many more there are
     :param nodes: starts of nodes, those that have not finished first
     :param nodes_left_out: how many more there are
+    :param left: mini-batches that another round would do
     """
 
     state: str
@@ -49,12 +57,7 @@ class Account:
     failed_items: list[dict[str, Any]]
     nodes: list[dict[str, Any]]
     nodes_left_out: int
-
-    @property
-    def left(self) -> int:
-        """Mini-batches that another round would do."""
-        counts = self.result["counts"]
-        return int(counts["failed"] + counts["unprocessed"])
+    left: int
 
 
 def account_of(plan: Plan) -> Account:
@@ -70,7 +73,15 @@ def account_of(plan: Plan) -> Account:
     else:
         result, failed_items = _sealed(plan)
         state = result["verdict"]
-    return Account(state, bool(published), result, failed_items, nodes[:STARTS], max(0, len(nodes) - STARTS))
+    return Account(
+        state=state,
+        published=bool(published),
+        result=result,
+        failed_items=failed_items,
+        nodes=nodes[:STARTS],
+        nodes_left_out=max(0, len(nodes) - STARTS),
+        left=left_to_do(plan, Counts(**result["counts"])),
+    )
 
 
 def _state(plan: Plan, found: Iterable[Start]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.amendment import in_force
 from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.journal import Line, read_journal
-from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.ledger import SHORT, SUCCEEDED, Ledger
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals
 from airflow_parallelrun.worker import page
@@ -54,12 +55,15 @@ class History:
     :param total: mini-batches that this round has to do
     :param tally: what earlier attempts of this node did in this round
     :param deaths: how often each mini-batch was running when a process of this node died with its node
+    :param partial: the line that counts for each mini-batch of which some items have succeeded and others are
+        to be run again; only of those that were bisected, whose line has parts
     """
 
     finished: bytearray
     total: int
     tally: Tally = field(default_factory=Tally)
     deaths: Counter[int] = field(default_factory=Counter)
+    partial: dict[int, Line] = field(default_factory=dict)
 
     def chunks(self, plan: Plan) -> list[int]:
         """Return the chunks that have something left to do."""
@@ -73,16 +77,26 @@ class History:
 def read_history(plan: Plan, started: Started) -> History:
     """Read what was finished before this attempt."""
     finished = bytearray(plan.mini_batches)
+    partial: dict[int, Line] = {}
     if started.round:
         # Not what the last seal has: a node that was alive then may have done more, and the next seal has it.
         ledger = Ledger.read(plan, Seal(started.round, journals(plan.store)), before_round=started.round)
+        redriven = in_force(plan.store, started.round) is not None
+        enough = SUCCEEDED if redriven else SHORT
         for ordinal in range(plan.mini_batches):
-            finished[ordinal] = ledger.succeeded(ordinal)
-    history = History(finished, finished.count(0))
+            finished[ordinal] = ledger.state(ordinal) >= enough
+        if redriven:
+            partial = _partial(ledger)
+    history = History(finished, finished.count(0), partial=partial)
     if started.attempt.k > 1:
         _read_own_journals(plan, started, history)
         _read_own_pages(plan, started, history)
     return history
+
+
+def _partial(ledger: Ledger) -> dict[int, Line]:
+    lines = (record.line for record in ledger.problems())
+    return {line.ordinal: line for line in lines if line.succeeded and line.parts}
 
 
 def _read_own_journals(plan: Plan, started: Started, history: History) -> None:

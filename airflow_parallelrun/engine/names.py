@@ -20,6 +20,7 @@ PAGES = "pages"
 JOURNAL = "journal"
 SEGMENTS = "segments"
 ROUNDS = "rounds"
+REDRIVES = "redrives"
 
 
 class Attempt(NamedTuple):
@@ -69,6 +70,11 @@ class ControlEntry(NamedTuple):
         """Read an object's name back."""
         numbers = [int(part) for part in text.split("-")]
         return cls(Attempt(*numbers[:2]), *numbers[2:])
+
+
+def code(sha256: str) -> str:
+    """Return the name of a copy of the code that a redrive has made; the plan's own is ``CODE``."""
+    return f"code-{sha256[:16]}.zip"
 
 
 def claims(round_: int) -> str:

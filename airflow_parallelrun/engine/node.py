@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun.engine.amendment import amended
 from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.engine.periodic import Periodic
 from airflow_parallelrun.engine.plan import read_plan
@@ -82,7 +83,7 @@ class Node:
             return self._run(plan, started)
 
     def _run(self, plan: Plan, started: Started) -> NodeResult:
-        session = Session(plan, started, self._wakeup)
+        session = Session(amended(plan, started.round), started, self._wakeup)
         reporter = None
         if report := self._on_progress:
             reporter = Periodic("progress", lambda: report(session.progress()), self._progress_interval_s)

@@ -55,6 +55,7 @@ class Plan:
     :param models_root: the model registry's folder, if one is configured
     :param created_at: UTC, ISO 8601
     :param split_seconds: how long split took
+    :param code: the name of the code snapshot
     """
 
     run_dir: str
@@ -73,6 +74,7 @@ class Plan:
     models_root: str | None
     created_at: str
     split_seconds: float
+    code: str = names.CODE
     format_version: int = field(default=FORMAT_VERSION)
 
     @property

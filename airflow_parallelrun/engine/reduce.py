@@ -17,7 +17,7 @@ from airflow_parallelrun.engine.leftovers import remove_temporaries
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import is_last, seal
 from airflow_parallelrun.engine.standing import published_result
-from airflow_parallelrun.engine.verdict import judge
+from airflow_parallelrun.engine.verdict import judge, not_redriven
 from airflow_parallelrun.exceptions import OutputError, VerdictError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def reduce(run_dir: str) -> JobResult:
     :raises ThresholdExceededError: when more failed than was tolerated
     :raises UnprocessedError: when mini-batches are left that no node finished
     :raises NothingToAppendError: when output_action is append_row and there is no row
+    :raises NotRedrivenError: when a redrive was cut short; the output is published all the same
     :raises OutputOwnedError: when the output folder belongs to another run by now
     :raises OutputExistsError: when a file of another origin is in the way
     :raises StorageError: when the run directory cannot be read or the output not written
@@ -50,7 +51,7 @@ def reduce(run_dir: str) -> JobResult:
 
 
 def settle(run_dir: str) -> tuple[JobResult, VerdictError | None]:
-    """Do what :func:`reduce` does, but return the verdict of a failed job beside its result.
+    """Do what :func:`reduce` does, but return what it would raise for a verdict beside the result.
 
     ``job_result.json`` is written last, also for a failed job; its presence says that the rest is there.
     """
@@ -88,7 +89,7 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
                 raise
             # Why the job failed says more than why that cannot be written.
             logger.error("the result was not published: %s", error)
-    return result, failure
+    return result, failure or not_redriven(plan, sealed, ledger)
 
 
 def _log_counts(round_: int, counts: Counts) -> None:

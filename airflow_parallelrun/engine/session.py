@@ -114,7 +114,7 @@ class Session:
         self._guardian = Guardian(self._tag, self._folder)
         opened.callback(self._guardian.close)
         try:
-            unpack(self._store.read(names.CODE), self._folder)
+            unpack(self._store.read(self._plan.code), self._folder)
         except OSError as error:
             raise StorageError(self._folder, error.strerror or str(error)) from error
         self._logs = LogForwarder(self._plan.config.logging_level)

@@ -9,13 +9,18 @@ import io
 import os
 import zipfile
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from airflow_parallelrun.config import OWN_FOLDER
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EntryScriptContractError,
     EntryScriptNotFoundError,
+    InvalidValueError,
 )
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.config import ParallelRunConfig
 
 # The original's own limit for a snapshot.
 SIZE_LIMIT_BYTES = 300 * 1024 * 1024
@@ -34,6 +39,26 @@ class Snapshot:
 
     archive: bytes
     sha256: str
+
+
+def find_code(config: ParallelRunConfig, base_directory: str) -> tuple[str, str]:
+    """Return the folder to freeze, and the entry script's path in it; both are checked.
+
+    Without a source_directory, it is the folder that the entry script is in.
+
+    :param base_directory: what a relative path is relative to
+    :raises InvalidValueError: when there is no such folder
+    :raises EntryScriptNotFoundError: when it has no such script
+    :raises EntryScriptContractError: when the script is not Python
+    """
+    folder, entry_script = config.source_directory, config.entry_script
+    if not folder:
+        folder, entry_script = os.path.dirname(entry_script) or ".", os.path.basename(entry_script)
+    path = os.path.abspath(os.path.join(base_directory, os.path.expanduser(folder)))
+    if not os.path.isdir(path):
+        raise InvalidValueError("source_directory", folder, f"an existing folder (looked at {path!r})")
+    check_entry_script(path, entry_script, compile_it=config.environment.python is None)
+    return path, entry_script
 
 
 def check_entry_script(source_directory: str, entry_script: str, compile_it: bool) -> None:

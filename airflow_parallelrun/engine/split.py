@@ -20,7 +20,7 @@ from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.listing_limit import ListingLimit
 from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
-from airflow_parallelrun.engine.snapshot import Snapshot, check_entry_script, freeze
+from airflow_parallelrun.engine.snapshot import Snapshot, find_code, freeze
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InvalidValueError,
@@ -83,11 +83,7 @@ def split(request: RunRequest) -> Plan:
     config = request.config
     driver_arguments.tell_without_effect(request.arguments)
     _check(request)
-    source_directory = _source_directory(request)
-    entry_script = (
-        os.path.basename(config.entry_script) if not config.source_directory else config.entry_script
-    )
-    check_entry_script(source_directory, entry_script, compile_it=config.environment.python is None)
+    source_directory, entry_script = find_code(config, request.base_directory)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     limit = ListingLimit(config.first_task_creation_timeout)
     items = _list(inputs, config.files_per_mini_batch, limit)
@@ -154,16 +150,6 @@ def _check(request: RunRequest) -> None:
         raise InvalidValueError("output", None, "a folder when output_action is append_row")
     for each in request.inputs:
         each.check_mode()
-
-
-def _source_directory(request: RunRequest) -> str:
-    """Return the folder to freeze; without a source_directory, the one that the entry script is in."""
-    config = request.config
-    folder = config.source_directory or os.path.dirname(config.entry_script) or "."
-    path = os.path.abspath(os.path.join(request.base_directory, os.path.expanduser(folder)))
-    if not os.path.isdir(path):
-        raise InvalidValueError("source_directory", folder, f"an existing folder (looked at {path!r})")
-    return path
 
 
 def _local_folder(value: str | None, name: str, base_directory: str) -> str | None:

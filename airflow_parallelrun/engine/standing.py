@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine import names, ownership
-from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.amendment import in_force
+from airflow_parallelrun.engine.ledger import Counts, Ledger
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, list_attempts, sealed_rounds
 
 if TYPE_CHECKING:
@@ -77,10 +78,15 @@ def is_judged(plan: Plan) -> bool:
 
 
 def mini_batches_left(plan: Plan) -> int:
-    """Return how many mini-batches have not succeeded, as the journals are now."""
-    store = plan.store
-    counts = Ledger.read(plan, Seal(sealed_rounds(store), journals(store))).counts()
-    return counts.failed + counts.unprocessed
+    """Return how many mini-batches the next node would find to do, as the journals are now."""
+    now = Seal(sealed_rounds(plan.store), journals(plan.store))
+    return left_to_do(plan, Ledger.read(plan, now).counts())
+
+
+def left_to_do(plan: Plan, counts: Counts) -> int:
+    """Return the same, from what the run has come to; short ones are done again from a redrive on."""
+    redriven = in_force(plan.store, sealed_rounds(plan.store)) is not None
+    return counts.failed + counts.unprocessed + (counts.short if redriven else 0)
 
 
 def published_result(plan: Plan) -> dict[str, Any] | None:

@@ -10,12 +10,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, report
+from airflow_parallelrun.engine.amendment import in_force, run_since
 from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.ledger import UNPROCESSED, Counts, Ledger
+from airflow_parallelrun.engine.ledger import FAILED, SHORT, UNPROCESSED, Counts, Ledger
 from airflow_parallelrun.engine.report import JobResult
 from airflow_parallelrun.engine.standing import starts
 from airflow_parallelrun.exceptions import (
     NothingToAppendError,
+    NotRedrivenError,
     ThresholdExceededError,
     UnprocessedError,
     VerdictError,
@@ -60,6 +62,20 @@ def judge(plan: Plan, seal: Seal, ledger: Ledger) -> tuple[JobResult, VerdictErr
     if failure is not None:
         result = replace(result, verdict="failed", reason=str(failure))
     return result, failure
+
+
+def not_redriven(plan: Plan, seal: Seal, ledger: Ledger) -> NotRedrivenError | None:
+    """Return what a redrive has left alone, of which the verdict takes no notice."""
+    amendment = in_force(plan.store, seal.round)
+    if amendment is None:
+        return None
+    run_again = run_since(plan, seal, amendment.round)
+    unsettled = list(ledger.ordinals(FAILED, SHORT))
+    ordinals = [ordinal for ordinal in unsettled if not run_again[ordinal]]
+    if not ordinals:
+        return None
+    why = _why_unprocessed(plan, seal.round)
+    return NotRedrivenError(len(ordinals), ordinals[:_SHOWN], why, len(unsettled))
 
 
 def _failure(plan: Plan, ledger: Ledger, result: JobResult) -> VerdictError | None:

@@ -9,16 +9,16 @@ import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_parallelrun.exceptions import VerdictError
+from airflow_parallelrun.exceptions import NotRedrivenError, VerdictError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from airflow.sdk import Context
 
     from airflow_parallelrun.exceptions import ParallelRunError
 
-_ENDED = frozenset({"success", "failed", "upstream_failed", "skipped"})
+ENDED = frozenset({"success", "failed", "upstream_failed", "skipped"})
 
 
 def sibling(task_id: str, name: str) -> str:
@@ -41,12 +41,14 @@ def what_to_do(failure: ParallelRunError, reduce_id: str, context: Context) -> s
             f"parameters or input have changed, clear {split_id} with its downstream tasks.\n"
             f"{calls(split_id, context)}"
         )
+    otherwise = "A changed script, parameter or input needs a new plan, and everything is done again"
+    if isinstance(failure, NotRedrivenError):
+        otherwise = "A changed script or parameter counts when the redrive is asked for anew"
     return (
         f"When the cause is gone, clear {run_id} with its downstream tasks, also where it is green: that "
         f"runs the {failure.left} mini-batches that failed or were not processed, and keeps the others.\n"
         f"{calls(run_id, context)}\n"
-        "A changed script, parameter or input needs a new plan, and everything is done again: clear "
-        f"{split_id} instead, in the same way."
+        f"{otherwise}: clear {split_id} instead, in the same way."
     )
 
 
@@ -84,12 +86,14 @@ def ended_before(task_ids: Sequence[str], context: Context) -> list[str]:
     ti: Any = context["ti"]
     found = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id])
     states: dict[str, str | None] = found.get(ti.run_id, {})
-    # A mapped instance has its index behind its task's id.
     return [
         task_id
         for task_id in task_ids
-        if any(
-            re.fullmatch(rf"{re.escape(task_id)}(_\d+)?", name) and state in _ENDED
-            for name, state in states.items()
-        )
+        if any(state in ENDED for state in instances(states, task_id).values())
     ]
+
+
+def instances(states: Mapping[str, str | None], task_id: str) -> dict[str, str | None]:
+    """Return the states of a task's instances, by name; a mapped one has its index behind its task's id."""
+    pattern = re.compile(rf"{re.escape(task_id)}(_\d+)?")
+    return {name: state for name, state in states.items() if pattern.fullmatch(name)}

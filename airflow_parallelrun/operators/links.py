@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+PLAN_KEY = "plan"
 OUTPUT_KEY = "output"
 ERROR_REPORT_KEY = "error_report"
 RESULT_KEY = "return_value"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, BaseOperator
@@ -15,13 +16,14 @@ from airflow_parallelrun.operators.lineage import job_lineage
 from airflow_parallelrun.operators.links import (
     ERROR_REPORT_KEY,
     OUTPUT_KEY,
+    PLAN_KEY,
     RESULT_KEY,
     ErrorReportLink,
     JobResultLink,
     OutputLink,
 )
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
-from airflow_parallelrun.operators.split import PLAN_KEY
+from airflow_parallelrun.operators.redriving import REDRIVE_OF
 from airflow_parallelrun.operators.summary import asset_extra, error_report, summary
 
 if TYPE_CHECKING:
@@ -64,8 +66,11 @@ class ReduceOperator(BaseOperator):
         from airflow_parallelrun.engine.plan import read_plan
         from airflow_parallelrun.engine.reduce import settle
 
-        run_dir = self._run_dir(context)
+        pointers = self._pointers(context)
+        run_dir, earlier = str(pointers["run_dir"]), pointers["reused_from"]
         ti = context["ti"]
+        if earlier:
+            self.log.info("A redrive of run %s: plan and output are that run's", earlier)
         with airflow_outcome():
             plan = self._plan = read_plan(run_dir)
             with engine_logging(plan.config.logging_level):
@@ -77,12 +82,12 @@ class ReduceOperator(BaseOperator):
             self._point_to_results(ti, plan, result)
             if failure is not None:
                 # Airflow keeps no return value of a task that fails.
-                ti.xcom_push(key=RESULT_KEY, value=summary(result))
+                ti.xcom_push(key=RESULT_KEY, value=summary(result, earlier))
                 raise self._failed(failure, context) from failure
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(asset_extra(plan, result))
-        return summary(result)
+        return summary(result, earlier)
 
     def get_openlineage_facets_on_start(self) -> Lineage:
         """Return nothing yet: it is in the plan, which is read when this task is under way."""
@@ -116,8 +121,13 @@ class ReduceOperator(BaseOperator):
             self.log.info(
                 "The job %s; output: %s", result.verdict, output or "none (output_action is summary_only)"
             )
+            if result.error_groups:
+                conf = json.dumps({REDRIVE_OF: ti.run_id})
+                self.log.info(
+                    "To run again what failed or came back short, trigger the DAG with the conf %s", conf
+                )
 
-    def _run_dir(self, context: Context) -> str:
+    def _pointers(self, context: Context) -> dict[str, Any]:
         """Find the plan; this task runs whatever became of split (``all_done``), which comes first."""
         ti = context["ti"]
         states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[self.split_task_id], run_ids=[ti.run_id])
@@ -131,4 +141,4 @@ class ReduceOperator(BaseOperator):
                 f"{self.split_task_id} {problem}, so there is nothing to reduce. See its log; when the cause "
                 f"is gone, clear it with its downstream tasks.\n{calls(self.split_task_id, context)}"
             )
-        return str(plan["run_dir"])
+        return dict(plan)

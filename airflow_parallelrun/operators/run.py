@@ -48,12 +48,10 @@ class NodeOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Work until no mini-batch is left, the job is aborted, or somebody stops the task."""
-        from airflow_parallelrun.engine.plan import read_plan
-
         index, run_dir = int(self.node["node"]), str(self.node["run_dir"])
         # Errors pass as they are: the retry policy, ours or the user's, decides by their class.
         try:
-            with engine_logging(read_plan(run_dir).config.logging_level):
+            with engine_logging(_logging_level(run_dir)):
                 result = self._run(run_dir, index, context)
         except InterruptedRunError:
             self._outcome = "stopped"
@@ -133,6 +131,15 @@ class NodeOperator(BaseOperator):
                 progress.mini_batches_total,
             )
         return result
+
+
+def _logging_level(run_dir: str) -> str:
+    from airflow_parallelrun.engine.amendment import amended
+    from airflow_parallelrun.engine.plan import read_plan
+    from airflow_parallelrun.engine.rounds import sealed_rounds
+
+    plan = read_plan(run_dir)
+    return amended(plan, sealed_rounds(plan.store)).config.logging_level
 
 
 def _supervisor_is_gone() -> bool:

@@ -17,8 +17,9 @@ from airflow_parallelrun.operators.checks import check_arguments
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
 from airflow_parallelrun.operators.conf import refuse_near_misses
 from airflow_parallelrun.operators.lineage import planned_lineage
-from airflow_parallelrun.operators.links import JobResultLink
+from airflow_parallelrun.operators.links import PLAN_KEY, JobResultLink
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
+from airflow_parallelrun.operators.redriving import REDRIVE_OF, asked_for, redrive_earlier
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.split import RunRequest
     from airflow_parallelrun.operators.lineage import Lineage
 
-PLAN_KEY = "plan"
-
 
 class SplitOperator(BaseOperator):
     """Make the plan of a job; use :class:`ParallelRunOperator`.
+
+    A run with ``{"redrive_of": "<earlier run>"}`` in its conf goes on with that run's plan instead.
 
     Pushes the plan's pointers under the key ``plan`` and returns one small dict for each node. All that a
     pipeline parameter or a template can change is resolved here and only here; the other tasks read the plan.
@@ -72,30 +73,24 @@ class SplitOperator(BaseOperator):
         self._plan: Plan | None = None
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Write the plan.
+        """Write the plan; or, when the run's conf names an earlier run, have that one redriven.
 
         :return: for each node ``{"node": index, "run_dir": path}``, which the run task is mapped over
         """
-        from airflow_parallelrun.engine.split import split
-
+        ti, conf = context["ti"], context["dag_run"].conf or {}
         with airflow_outcome(), self._naming_the_parameter():
-            self._check_conf(context["dag_run"].conf or {})
+            self._check_conf(conf)
+            earlier = asked_for(conf, ti.run_id)
             request = self._request(context)
             self.log.info("Effective configuration: %s", _shown(request.config))
             with engine_logging(request.config.logging_level):
-                plan = split(request)
-        self.log.info(
-            "Planned %d mini-batches (%d items) for %d nodes in %s",
-            plan.mini_batches,
-            plan.items,
-            plan.node_count,
-            plan.run_dir,
-        )
-        context["ti"].xcom_push(key=PLAN_KEY, value=_pointers(plan))
+                plan, nodes = self._redrive(earlier, request, ti) if earlier else self._split(request)
+        pointers = {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": nodes, "reused_from": earlier}
+        ti.xcom_push(key=PLAN_KEY, value=pointers)
         run_id = sibling(self.task_id, "run")
         if stale := ended_before([run_id, sibling(self.task_id, "reduce")], context):
             self.log.warning(
-                "%s: not cleared; what they did was for an earlier plan, and nothing runs this one. "
+                "%s: not cleared; what they did was for what this task did before, and nothing runs this. "
                 "Clear %s with its downstream tasks.\n%s",
                 " and ".join(stale),
                 run_id,
@@ -103,7 +98,7 @@ class SplitOperator(BaseOperator):
             )
         self._plan = plan
         self.results[JobResultLink.name] = None
-        return [{"node": index, "run_dir": plan.run_dir} for index in range(plan.node_count)]
+        return [{"node": index, "run_dir": plan.run_dir} for index in range(nodes)]
 
     def get_openlineage_facets_on_start(self) -> Lineage:
         """Return the inputs."""
@@ -120,11 +115,44 @@ class SplitOperator(BaseOperator):
         """Return the inputs."""
         return self.get_openlineage_facets_on_start()
 
+    def _split(self, request: RunRequest) -> tuple[Plan, int]:
+        from airflow_parallelrun.engine.split import split
+
+        plan = split(request)
+        self.log.info(
+            "Planned %d mini-batches (%d items) for %d nodes in %s",
+            plan.mini_batches,
+            plan.items,
+            plan.node_count,
+            plan.run_dir,
+        )
+        return plan, plan.node_count
+
+    def _redrive(self, earlier: str, request: RunRequest, ti: Any) -> tuple[Plan, int]:
+        asked = redrive_earlier(earlier, request, self.task_id, ti)
+        plan = asked.plan
+        nodes = plan.node_count if asked.mini_batches else 0
+        self.log.info(
+            "Redrive of run %s: %d of its %d mini-batches (%d items) are run again, on %d nodes. "
+            "Input, mini-batches, thresholds and output are that run's: %s",
+            earlier,
+            asked.mini_batches,
+            plan.mini_batches,
+            asked.items,
+            nodes,
+            plan.run_dir,
+        )
+        wanted, kept = request.config.to_dict(), plan.config.to_dict()
+        if nodes and (other := sorted(name for name in wanted if wanted[name] != kept[name])):
+            self.log.warning("These stay as they were in run %s: %s", earlier, _listed(other))
+        return plan, nodes
+
     def _check_conf(self, conf: Mapping[str, Any]) -> None:
         """Refuse a slip in the name of any step's parameter, before the first step has done its work."""
         steps = [task for task in self.dag.tasks if isinstance(task, SplitOperator)]
         origins = [origin for step in steps for origin in step.origins.items()]
-        foreign = refuse_near_misses(conf, self.dag.params, origins)
+        known = {*self.dag.params, REDRIVE_OF}
+        foreign = refuse_near_misses(conf, known, [*origins, (REDRIVE_OF, REDRIVE_OF)])
         if foreign:
             self.log.info("The run's conf has keys that no parameter of the DAG has: %s", _listed(foreign))
 
@@ -177,7 +205,3 @@ def _shown(config: ParallelRunConfig) -> dict[str, Any]:
 def _listed(names: list[str], limit: int = 10) -> str:
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f", … and {more} more" if more > 0 else "")
-
-
-def _pointers(plan: Plan) -> dict[str, Any]:
-    return {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": plan.node_count, "reused_from": None}

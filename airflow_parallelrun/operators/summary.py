@@ -19,9 +19,14 @@ _CAUSES = 3
 _CAUSE_CHARS = 300
 
 
-def summary(result: JobResult) -> dict[str, Any]:
-    """Return the result as in ``job_result.json``, with fewer error groups where they are long."""
+def summary(result: JobResult, redrive_of: str | None = None) -> dict[str, Any]:
+    """Return the result as in ``job_result.json``, with fewer error groups where they are long.
+
+    :param redrive_of: the earlier run whose result it is, too
+    """
     document = result.to_dict()
+    if redrive_of:
+        document["redrive_of"] = redrive_of
     while document["error_groups"] and len(json.dumps(document)) > SUMMARY_BYTES:
         document["error_groups"].pop()
     return document

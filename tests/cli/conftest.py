@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from steered import Steered
 from workplace import Ended, Workplace
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ def work(tmp_path: Path) -> Iterator[Workplace]:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture
+def steered(work: Workplace) -> Steered:
+    return Steered(work)
 
 
 @pytest.fixture

@@ -129,8 +129,11 @@ def test_a_run_that_has_succeeded_with_errors(work: Workplace) -> None:
         "001.txt: ValueError: broken picture 1 (mini-batch 1, 2 tries, node 0-1 process000)",
         "003.txt: ValueError: broken picture 3 (mini-batch 3, 2 tries, node 0-1 process000)",
     ]
-    told = f"  2 mini-batches failed or left to do. To go on: parallelrun resume {run_dir(work)}"
-    assert block(text, "what to do").splitlines()[1] == told
+    (told,) = block(text, "what to do").splitlines()[1:]
+    assert told.startswith(
+        "  2 mini-batches failed or came back short, which was tolerated. To run them again"
+    )
+    assert told.endswith(f": parallelrun redrive {run_dir(work)}")
     lines = (work.folder / "output" / "failed_items.jsonl").read_text().splitlines()
     assert document["failed_items"] == [json.loads(line) for line in lines]
 
@@ -264,7 +267,14 @@ def test_a_run_of_airflow(work: Workplace, script: str, threshold: str, expected
     assert table(text)["owner"] == "nightly/manual__1/daily.predict"
     assert expected in document["next"]
     assert bool(expected) == ("In Airflow, in run manual__1 of DAG nightly, clear" in document["next"])
-    assert "parallelrun resume" not in text
+    assert "parallelrun" not in document["next"]
+
+
+def test_a_run_of_airflow_that_has_succeeded_with_errors(work: Workplace) -> None:
+    work.run(work.script(BROKEN), "--error-threshold", "2", "--run-max-try", "1")
+    give_to_airflow(work)
+    told = 'To run them again: trigger the DAG nightly with the conf {"redrive_of": "manual__1"}'
+    assert shown(work)[1]["next"].endswith(told)
 
 
 def test_a_run_of_airflow_on_another_machine(work: Workplace, held: subprocess.Popen[str]) -> None:

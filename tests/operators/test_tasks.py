@@ -6,15 +6,12 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from job import Job
 
-from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
-from airflow_parallelrun.datasets import FileDataset
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -24,77 +21,6 @@ from airflow_parallelrun.exceptions import (
 )
 from airflow_parallelrun.hooks.settings import read_settings
 from airflow_parallelrun.operators.outcome import airflow_outcome
-from airflow_parallelrun.operators.reduce import ReduceOperator
-from airflow_parallelrun.operators.run import NodeOperator
-from airflow_parallelrun.operators.split import SplitOperator
-
-
-class _Job:
-    """A job's three tasks and what Airflow would keep for them."""
-
-    dag_id, run_id = "nightly", "manual__1"
-
-    def __init__(self, folder: Path, script: str, **changes: Any) -> None:
-        self.folder = folder
-        self.arguments: list[Any] = ["--factor", 3, "--rate", 0.5]
-        self.xcoms: dict[str, Any] = {}
-        self.states: dict[str, str] = {"predict.split": "success"}
-        self.state_store = SimpleNamespace(set=self._set)
-        self.shown: dict[str, Any] = {}
-        self.context: Any = {
-            "ti": self,
-            "dag": SimpleNamespace(fileloc=str(folder / "dag.py")),
-            "dag_run": SimpleNamespace(conf={}, logical_date=None),
-            "task_state_store": self.state_store,
-        }
-        (folder / "score.py").write_text(script)
-        (folder / "input").mkdir()
-        for index in range(4):
-            (folder / "input" / f"{index}.txt").write_text("x")
-        values = {
-            "environment": Environment(),
-            "entry_script": "score.py",
-            "source_directory": ".",
-            "error_threshold": 0,
-            "output_action": "append_row",
-            "compute_target": ComputeTarget(),
-            "node_count": 1,
-            "process_count_per_node": 1,
-            "mini_batch_size": 1,
-        }
-        self.config = ParallelRunConfig(**{**values, **changes}).to_dict()
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcoms[key] = value
-
-    def xcom_pull(self, task_ids: str, key: str) -> Any:
-        return self.xcoms.get(key)
-
-    def get_task_states(self, **_: Any) -> dict[str, dict[str, str]]:
-        return {self.run_id: self.states} if self.states else {}
-
-    def _set(self, key: str, value: Any) -> None:
-        self.shown[key] = value
-
-    def split(self, origins: dict[str, str] | None = None, **config: Any) -> list[dict[str, Any]]:
-        with DAG(self.dag_id, schedule=None):
-            task = SplitOperator(
-                task_id="predict.split",
-                config={**self.config, **config},
-                inputs=[FileDataset.from_files("input").as_mount().to_dict()],
-                output_folder=str(self.folder / "out"),
-                arguments=self.arguments,
-                origins=origins or {},
-            )
-        nodes: list[dict[str, Any]] = task.execute(self.context)
-        return nodes
-
-    def node(self) -> NodeOperator:
-        return NodeOperator(task_id="predict.run", node=self.split()[0])
-
-    def reduce(self) -> Any:
-        return ReduceOperator(task_id="predict.reduce", split_task_id="predict.split").execute(self.context)
-
 
 _ECHO = """
 import sys
@@ -115,7 +41,7 @@ def run(mini_batch):
 
 
 def test_a_job_from_end_to_end(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     node = job.node()
     node.execute(job.context)
     assert node.title == "node 0 · 4 mini-batches"
@@ -127,7 +53,7 @@ def test_a_job_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_a_stopped_node_raises(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _SLOW)
+    job = Job(tmp_path, _SLOW)
     node = job.node()
     previous = signal.signal(signal.SIGTERM, lambda *_: node.on_kill())
     try:
@@ -141,7 +67,7 @@ def test_a_stopped_node_raises(tmp_path: Path) -> None:
 
 
 def test_a_node_that_is_stopped_at_the_very_end_raises(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     node = job.node()
 
     def stop_when_finished(key: str, value: Any) -> None:
@@ -154,7 +80,7 @@ def test_a_node_that_is_stopped_at_the_very_end_raises(tmp_path: Path) -> None:
 
 
 def test_a_node_that_is_stopped_before_it_starts_raises(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     node = job.node()
     node.on_kill()
     with pytest.raises(InterruptedRunError):
@@ -162,7 +88,7 @@ def test_a_node_that_is_stopped_before_it_starts_raises(tmp_path: Path) -> None:
 
 
 def test_progress_that_cannot_be_shown_stops_nothing(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
 
     def refuse(key: str, value: Any) -> None:
         raise RuntimeError("the database is locked")
@@ -173,7 +99,7 @@ def test_progress_that_cannot_be_shown_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_an_aborted_node_succeeds_and_says_why_and_reduce_fails(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _RAISES, run_max_try=1)
+    job = Job(tmp_path, _RAISES, run_max_try=1)
     node = job.node()
     node.execute(job.context)
     assert node.title.startswith("node 0 · ")
@@ -185,7 +111,7 @@ def test_an_aborted_node_succeeds_and_says_why_and_reduce_fails(tmp_path: Path) 
 
 
 def test_reduce_is_skipped_with_split(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     job.states = {"predict.split": "skipped"}
     with pytest.raises(AirflowSkipException, match=r"predict\.split was skipped"):
         job.reduce()
@@ -203,21 +129,21 @@ def test_reduce_is_skipped_with_split(tmp_path: Path) -> None:
 def test_reduce_names_split_when_there_is_no_plan(
     tmp_path: Path, states: dict[str, str], message: str
 ) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     job.states = states
     with pytest.raises(AirflowFailException, match=message):
         job.reduce()
 
 
 def test_more_nodes_than_airflow_can_map_are_refused(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     with pytest.raises(AirflowFailException, match=r"at most 1024, .*max_map_length, got 1025"):
         job.split(node_count=1025)
 
 
 @pytest.mark.parametrize("size", ["0", -5, 1.5, "64MB"])
 def test_a_refused_value_names_the_pipeline_parameter(tmp_path: Path, size: object) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     message = "the pipeline parameter 'batch_size_param' has a wrong value: mini_batch_size must be"
     with pytest.raises(AirflowFailException, match=message) as failed:
         job.split({"mini_batch_size": "batch_size_param"}, mini_batch_size=size)
@@ -227,7 +153,7 @@ def test_a_refused_value_names_the_pipeline_parameter(tmp_path: Path, size: obje
 def test_what_is_said_to_the_originals_driver_is_in_the_configuration_that_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     job.arguments = ["--task_overhead_timeout", 900, "--copy_logs_to_parent", True]
     job.node().execute(job.context)
     job.reduce()
@@ -238,7 +164,7 @@ def test_what_is_said_to_the_originals_driver_is_in_the_configuration_that_is_sh
 
 
 def test_a_refused_value_for_the_originals_driver_names_the_pipeline_parameter(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     job.arguments = ["--task_overhead_timeout", 0]
     message = "the pipeline parameter 'limit' has a wrong value: --task_overhead_timeout must be"
     with pytest.raises(AirflowFailException, match=message):
@@ -248,7 +174,7 @@ def test_a_refused_value_for_the_originals_driver_names_the_pipeline_parameter(t
 def test_the_log_has_the_configuration_without_the_values_of_variables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _Job(tmp_path, _ECHO, environment_variables={"API_KEY": "xyzzy"}).split()
+    Job(tmp_path, _ECHO, environment_variables={"API_KEY": "xyzzy"}).split()
     log = capsys.readouterr().out
     assert "'mini_batch_size': 1" in log
     assert "API_KEY" in log
@@ -256,7 +182,7 @@ def test_the_log_has_the_configuration_without_the_values_of_variables(
 
 
 def test_an_empty_input_fails_at_once(tmp_path: Path) -> None:
-    job = _Job(tmp_path, _ECHO)
+    job = Job(tmp_path, _ECHO)
     for file in (tmp_path / "input").iterdir():
         file.unlink()
     with pytest.raises(AirflowFailException, match="the input has no file") as failed:
