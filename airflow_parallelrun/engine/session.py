@@ -244,6 +244,9 @@ class Session:
             if self._history.deaths[mini_batch.ordinal] >= POISON_DEATHS:
                 self._committer.add([_poison(mini_batch, self._history.deaths[mini_batch.ordinal])])
                 continue
+            if line := self._history.partial.get(mini_batch.ordinal):
+                self._dispatcher.go_on(mini_batch, line)
+                continue
             left.append(mini_batch)
         return left
 

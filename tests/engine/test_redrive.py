@@ -537,3 +537,23 @@ def test_a_reduce_that_is_repeated_after_a_redrive_says_the_same(redriven):
     before = redriven.published()["parallel_run_step.txt"][0]
     assert reducing.reduce(redriven.plan.run_dir).round == 1
     assert redriven.published()["parallel_run_step.txt"][0] == before
+
+
+def test_of_a_bisected_mini_batch_only_the_items_that_failed_are_run_again(redriven):
+    flags = ("fail-00003", "fail-00006", "fail-00011")
+    first = redriven.first(15, *flags, mini_batch_size=10, bisect_failures=True)
+    assert (first.counts.items_failed, first.counts.short) == (3, 2)
+    before = redriven.job.calls()
+    redriven.untold("fail-00003", "fail-00011")
+    asked = redriven.ask()
+    assert (asked.mini_batches, asked.items) == (2, 3)
+    redriven.nodes(asked)
+    result = redriven.job.reduce()
+    assert redriven.job.calls() - before == {"00003": 1, "00006": 1, "00011": 1}
+    assert redriven.job.rows() == redriven.job.names(15, without={6})
+    assert (result.counts.succeeded, result.counts.short, result.counts.items_failed) == (1, 1, 1)
+    (failed,) = redriven.job.failed_items()
+    assert failed["item"].endswith("00006")
+    redriven.untold("fail-00006")
+    assert redriven.again().verdict == "succeeded"
+    assert redriven.job.rows() == redriven.job.names(15)
