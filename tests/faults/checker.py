@@ -237,11 +237,17 @@ class Account:
     def _done(self, journals: dict[str, int], attempt: tuple[int, ...], round_: int) -> set[str]:
         """Return the items that were done at a mark: for good, or by the same node in the same round."""
         done: set[str] = set()
+        asked = [int(path.name.split("-")[0]) for path in (self._run_dir / "redrives").glob("*-*")]
+        redriven = any(first <= round_ for first in asked)
         for name, length in journals.items():
             for line in self.journals[name]:
                 own = line.round == round_ and line.attempt[0] == attempt[0]
-                if line.end <= length and (line.succeeded or own):
-                    done |= {os.path.basename(path) for path in self.items[line.content["ordinal"]]}
+                if line.end > length:
+                    continue
+                for items, status, _ in self.parts(line.content["ordinal"], line.content):
+                    # A redrive runs again what came back short, and the parts that failed.
+                    if own or (status == "ok" if redriven else line.succeeded):
+                        done |= {os.path.basename(path) for path in items}
         return done
 
 

@@ -51,6 +51,7 @@ class Scenario:
     :param may_fail_items: items that may, by themselves
     :param apart: run directories outside the output folder
     :param twins: two reduces at once
+    :param redrive: what has failed when it has succeeded is run once more; ``redrive`` is a step, too
     :param thaw_early: a frozen try goes on while its successor runs; else after reduce
     :param damage: what happens to files between two steps; see ``_DAMAGE``
     :param disk_bytes: run directory and output on a disk of their own with so much left
@@ -70,6 +71,7 @@ class Scenario:
     may_fail_items: set[int] = field(default_factory=set)
     apart: bool = False
     twins: bool = False
+    redrive: bool = False
     thaw_early: bool = False
     damage: str = ""
     disk_bytes: int | None = None
@@ -210,6 +212,20 @@ class Case:
         for _ in range(ROUNDS):
             self._run_nodes()
             self._hurt("before reduce")
+            if self._reduce():
+                return not self.scenario.redrive or self._redrive()
+        return False
+
+    def _redrive(self) -> bool:
+        """Redrive; until a reduce has ended well the output must be the old one or the new one, and whole."""
+        rows = self.output / checker.OUTPUT_FILE
+        old = rows.read_bytes()
+        if not self._try("redrive"):
+            return False
+        for _ in range(ROUNDS):
+            self._run_nodes()
+            if not rows.exists() or rows.read_bytes() != old:
+                self._unexplained.append("the output has changed before reduce")
             if self._reduce():
                 return True
         return False

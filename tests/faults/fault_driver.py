@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of a run in a process of its own: ``fault_driver.py split|node|reduce FOLDER FAULTS [NODE]``.
+"""One step of a run in a process of its own: ``fault_driver.py STEP FOLDER FAULTS [NODE]``.
+
+The steps are split, node, reduce and redrive.
 
 It calls what Airflow's operators and the command call. Before that it puts the faults in the place of ``os``
 in every module of the engine, and shortens the engine's intervals, so that a run takes a second and not a
@@ -22,6 +24,8 @@ import airflow_parallelrun.engine
 from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
 from airflow_parallelrun.datasets import FileDataset
 from airflow_parallelrun.engine.node import Node
+from airflow_parallelrun.engine.plan import read_plan
+from airflow_parallelrun.engine.redrive import RedriveRequest, redrive
 from airflow_parallelrun.engine.reduce import reduce
 from airflow_parallelrun.engine.split import RunRequest, split
 from airflow_parallelrun.exceptions import ParallelRunError, VerdictError
@@ -81,6 +85,12 @@ def do_split(folder: Path, settings: dict) -> None:
     (folder / PLAN).write_text(split(request).run_dir)
 
 
+def do_redrive(run_dir: str) -> None:
+    """Ask for a redrive with everything as it was."""
+    plan = read_plan(run_dir)
+    redrive(run_dir, RedriveRequest("faults/2", plan.config, tuple(plan.arguments), plan.models_root))
+
+
 def main(step: str, folder: Path, faults: str, index: int) -> int:
     """Do one step; the exit status says what kind of error there was."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
@@ -94,6 +104,8 @@ def main(step: str, folder: Path, faults: str, index: int) -> int:
             node = Node((folder / PLAN).read_text(), index)
             signal.signal(signal.SIGTERM, lambda _number, _frame: node.request_stop())
             node.run()
+        elif step == "redrive":
+            do_redrive((folder / PLAN).read_text())
         else:
             reduce((folder / PLAN).read_text())
     except VerdictError as error:

@@ -268,6 +268,27 @@ def short_returns(rng: random.Random) -> Scenario:
     return node_step(scenario, rng, [anywhere(rng, "kill")])
 
 
+@kind("redrive")
+def redriven(rng: random.Random) -> Scenario:
+    # Each strikes once, in a mini-batch of its own: in the first run, whose tries are used up then, so that
+    # the redrive makes it good.
+    scenario = base(rng, redrive=True, items_each=rng.choice([1, 2, 5]))
+    scenario.config |= {"run_max_try": 1, "bisect_failures": rng.random() < 0.3}
+    victims = rng.sample(range(0, scenario.items, scenario.items_each), 4)
+    for do, victim in zip(["raise", "raise", "leave out", "exit"], victims, strict=True):
+        scenario.worker.append(fault("run", do, f"{victim:05d}", every=1))
+    # The first try of a step is most often of the first run, the second one of the redrive.
+    if rng.random() < 0.7:
+        do = rng.choice(["kill", "kill all", "stop", "EIO", "ask to stop"])
+        node_step(scenario, rng, [], [anywhere(rng, do)])
+    if rng.random() < 0.5:
+        scenario.steps["reduce"] = [[], [_reduce_fault(rng, rng.choice(["kill", "EIO", "stop"]))]]
+    if rng.random() < 0.5:
+        path = rng.choice(["/redrives", "/published", "owner.json", ""])
+        scenario.steps["redrive"] = [[fault("*", rng.choice(["kill", "EIO"]), path, at=rng.randint(1, 6))]]
+    return scenario
+
+
 # Reduce and split.
 
 
