@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -152,13 +153,18 @@ def failed_item_lines(plan: Plan, problems: Iterable[Record]) -> Iterator[bytes]
 
 def _failure(plan: Plan, record: Record, part: Part) -> dict[str, Any]:
     error = {name: value for name, value in (part.error or {}).items() if name != "traceback"}
+    log = _log(plan, record, part)
+    node, process = str(record.attempt), record.line.process
+    if record.line.parts:  # each was run somewhere, and perhaps in an earlier round
+        node, name = log.split(os.sep)[-2:]
+        process = name.partition(".")[0]
     return {
         "mini_batch": record.line.ordinal,
         "status": part.status,
         "tries": record.line.tries,
-        "node": str(record.attempt),
-        "process": record.line.process,
-        "error": {**error, "log": _log(plan, record, part)},
+        "node": node,
+        "process": process,
+        "error": {**error, "log": log},
     }
 
 

@@ -87,7 +87,13 @@ def test_a_traceback_is_shown_if_any_of_a_kind_has_one(plan):
 
 
 def part(first, items, status, items_ok, message="", kind="ValueError"):
-    error = {"type": kind, "message": message, "frame": None, "traceback": "", "log": f"/{first}"}
+    error = {
+        "type": kind,
+        "message": message,
+        "frame": None,
+        "traceback": "",
+        "log": f"/0-{first}/process007.txt",
+    }
     return Part(first, items, status, items_ok, items_ok, [], error if message else None)
 
 
@@ -122,13 +128,17 @@ def test_of_a_bisected_mini_batch_each_part_counts_under_its_own_error(bisected)
 def test_of_a_bisected_mini_batch_only_what_failed_has_a_line(bisected):
     plan, record = bisected
     lines = [json.loads(line) for line in failed_item_lines(plan, [record])]
-    told = [(line.get("item", "")[-5:], line["error"]["type"], line["error"]["log"]) for line in lines]
+    told = [(line.get("item", "")[-5:], line["error"]["type"], line["node"]) for line in lines]
+    # Where it was run is where its log is; the line is of whoever ran the last part.
     assert told == [
-        ("00008", "ValueError", "/0"),
-        ("", "ShortReturn", "/3"),
-        ("00014", "ValueError", "/6"),
-        ("00015", "OSError", "/7"),
+        ("00008", "ValueError", "0-0"),
+        ("", "ShortReturn", "0-3"),
+        ("00014", "ValueError", "0-6"),
+        ("00015", "OSError", "0-7"),
     ]
+    assert {(line["process"], line["error"]["log"][4:]) for line in lines} == {
+        ("process007", "/process007.txt")
+    }
     assert [line["status"] for line in lines] == ["failed", "short", "failed", "failed"]
     assert [item[-5:] for item in lines[1]["items"]] == ["00011", "00012", "00013"]
     assert lines[1]["missing"] == 2
