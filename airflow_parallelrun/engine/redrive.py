@@ -23,8 +23,6 @@ from airflow_parallelrun.exceptions import NotRedrivableError
 from airflow_parallelrun.worker.protocol import OK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.engine.journal import Line
     from airflow_parallelrun.engine.plan import Plan
@@ -82,26 +80,31 @@ def redrive(run_dir: str, request: RedriveRequest) -> Redrive:
     ledger = Ledger.read(plan, Seal(open_round, journals(store)))
     _check(plan, ledger, open_round, under_way, request.by)
     before = amended(plan, open_round)
-    lines = [record.line for record in ledger.problems()]
-    if not lines:
+    # Nodes claim chunks: more of them than chunks would find nothing.
+    chunks: set[int] = set()
+    mini_batches = items = 0
+    for record in ledger.problems():
+        chunks.add(plan.chunk_of(record.line.ordinal))
+        mini_batches += 1
+        items += _items_again(record.line)
+    if not mini_batches:
         return Redrive(before)
     if plan.output is not None:
         # What is published stays true: it goes when there is a new verdict.
         results = ownership.result_names(plan.config.append_row_file_name)
         ownership.take(plan.output, plan.owner, results, anew=False)
-    amendment = _amend(before, request, open_round + under_way, lines)
+    amendment = _amend(before, request, open_round + under_way, len(chunks))
     write(store, amendment)
     if under_way:  # what has failed since is to be run again, too, so this begins another round
         seal(store)
-    items = sum(map(_items_again, lines))
     logger.info(
         "redrive by %s: %d mini-batches (%d items) are run again, in round %d",
         request.by,
-        len(lines),
+        mini_batches,
         items,
         amendment.round,
     )
-    return Redrive(amended(plan, amendment.round), len(lines), items)
+    return Redrive(amended(plan, amendment.round), mini_batches, items)
 
 
 def _check(plan: Plan, ledger: Ledger, open_round: int, under_way: bool, by: str) -> None:
@@ -141,9 +144,7 @@ def _why_no_success(plan: Plan, ledger: Ledger) -> str:
     return f"it failed: {'; '.join(breaches)}" if breaches else ""
 
 
-def _amend(before: Plan, request: RedriveRequest, round_: int, lines: Sequence[Line]) -> Amendment:
-    # Nodes claim chunks: more of them than chunks would find nothing.
-    chunks = {before.chunk_of(line.ordinal) for line in lines}
+def _amend(before: Plan, request: RedriveRequest, round_: int, chunks: int) -> Amendment:
     code, sha256, entry_script = before.code, before.code_sha256, before.entry_script
     if request.fresh_code:
         source_directory, entry_script = find_code(request.config, request.base_directory)
@@ -157,7 +158,7 @@ def _amend(before: Plan, request: RedriveRequest, round_: int, lines: Sequence[L
         asked_at=utc_now(),
         config=how_it_runs(request.config),
         arguments=list(request.arguments),
-        node_count=min(request.config.node_count, len(chunks)),
+        node_count=min(request.config.node_count, chunks),
         models_root=request.models_root,
         entry_script=entry_script,
         code=code,
