@@ -23,6 +23,7 @@ Check = Callable[[str, Any], Any]
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
 INPUT_ORDER, ANY_ORDER = "input", "any"
+AUTO, FORK, EXEC = "auto", "fork", "exec"
 # In the order in which they stand behind a row.
 PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try")
 # What the run itself writes into the output folder.
@@ -140,6 +141,8 @@ class ParallelRunConfig:
     And what the original does not have:
 
     :param shutdown_timeout: seconds that ``shutdown()`` may take
+    :param start_method: how worker processes are started: ``exec``; ``fork``, from a process that has
+        imported the script's libraries; ``auto``, which forks where these are known to bear it
     :param append_row_order: ``input`` (the order of the sorted input) or ``any``, whatever is fastest
     :param strict_returns: more elements than items are an error of the mini-batch
     :param retry_short_returns: a mini-batch that came back with fewer elements is tried again, too
@@ -191,6 +194,7 @@ class ParallelRunConfig:
     append_row_dataframe_header: bool = False
     profiling_module: str | None = None
     shutdown_timeout: int = 30
+    start_method: str = AUTO
     append_row_order: str = INPUT_ORDER
     strict_returns: bool = False
     retry_short_returns: bool = False
@@ -269,6 +273,11 @@ class ParallelRunConfig:
         """Worker processes per node; unless set, one for each CPU that this process may use."""
         count = self._resolved("process_count_per_node")
         return int(count) if count is not None else _usable_cpus()
+
+    @property
+    def threads_per_process(self) -> int:
+        """The CPUs of the node, shared among its processes; 1 at the least."""
+        return max(1, _usable_cpus() // self.processes_per_node)
 
     def _resolved(self, name: str) -> Any:
         value = getattr(self, name)
@@ -421,6 +430,7 @@ _RULES: dict[str, _Rule] = {
     "append_row_dataframe_header": _Rule(_flag, False),
     "profiling_module": _Rule(_one_of(str, "cProfile", "profile"), None),
     "shutdown_timeout": _Rule(_seconds, 30),
+    "start_method": _Rule(_one_of(str.lower, AUTO, FORK, EXEC), AUTO),
     "append_row_order": _Rule(_one_of(str.lower, INPUT_ORDER, ANY_ORDER), INPUT_ORDER),
     "strict_returns": _Rule(_flag, False),
     "retry_short_returns": _Rule(_flag, False),

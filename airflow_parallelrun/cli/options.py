@@ -116,6 +116,7 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     ),
     "profiling_module": FieldOption("profile every process: cProfile or profile", "MODULE"),
     "shutdown_timeout": FieldOption("seconds that shutdown() may take", "SECONDS", whole_number),
+    "start_method": FieldOption("of worker processes: auto, fork or exec", "METHOD"),
     "append_row_order": FieldOption("of the rows: input, or any, whatever is fastest", "ORDER"),
     "strict_returns": FieldOption("more elements than items are an error of the mini-batch", flag=True),
     "retry_short_returns": FieldOption(

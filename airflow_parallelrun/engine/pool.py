@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.engine.forking import ForkServer
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Started
     from airflow_parallelrun.engine.tries import Fed
@@ -57,6 +58,17 @@ _ENVIRONMENT = frozenset(
     ]
 )
 _ENVIRONMENT_PREFIXES = ("LC_", "OMP_", "MKL_", "OPENBLAS_", "TF_", "KMP_")
+
+# How many threads libraries start that have a pool of their own: for all CPUs, unless told otherwise, so that
+# the processes of a node get in each other's way.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 
 # A process that has closed its socket is expected to end within this time.
 _CLOSED_AND_ALIVE_S = 5.0
@@ -96,14 +108,18 @@ class Process:
     """A worker process as the node sees it.
 
     :param number: counts up within the attempt; a replacement has a new one
+    :param code: the folder of the code on this node
+    :param forks: what forks it; default: it is started by exec
     """
 
-    def __init__(self, plan: Plan, started: Started, number: int, code: str, tag: str) -> None:
+    def __init__(
+        self, plan: Plan, started: Started, number: int, code: str, forks: ForkServer | None = None
+    ) -> None:
         self.number = number
         self.name = names.process_name(number)
         self.segment = f"{names.SEGMENTS}/{started.attempt}-{number}-0"
         self.files = _log_files(plan.logs, str(started.attempt), self.name)
-        self.tag = f"{tag}.{number}"
+        self.tag = f"{started.token}.{number}"
         self.code = code
         self.ready = False
         self.stopping = False
@@ -115,9 +131,10 @@ class Process:
         self._next_feed = 0
         self._lines = protocol.LineReader()
         self._unsent: deque[bytes] = deque()
-        self._start(plan, started, code)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._start(plan, started, code, forks)
 
-    def _start(self, plan: Plan, started: Started, code: str) -> None:
+    def _start(self, plan: Plan, started: Started, code: str, forks: ForkServer | None) -> None:
         store = plan.store
         for path in (self.files.stdout, self.files.stderr):
             try:
@@ -132,20 +149,22 @@ class Process:
         self.channel, theirs = socket.socketpair()
         self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         fds = (theirs.fileno(), page_fd, segment_fd)
-        script = bootstrap.__file__
         python = plan.config.environment.python or sys.executable
         try:
             with open(self.files.stdout, "ab") as out, open(self.files.stderr, "ab") as err:
-                self._popen = subprocess.Popen(
-                    [python, script, *map(str, fds), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    pass_fds=fds,
-                    cwd=code,
-                    env=self._environment(plan),
-                    start_new_session=True,
-                )
+                self.pid = forks.fork([*fds, out.fileno(), err.fileno()], self.tag) if forks else 0
+                if not self.pid:
+                    self._popen = subprocess.Popen(
+                        [python, bootstrap.__file__, "process", *map(str, fds), str(os.getpid())],
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=err,
+                        pass_fds=fds,
+                        cwd=code,
+                        env={**plan_environment(plan), guardian.TAG_VARIABLE: self.tag},
+                        start_new_session=True,
+                    )
+                    self.pid = self._popen.pid
         except OSError as error:
             self.channel.close()
             self.page.close()
@@ -154,13 +173,8 @@ class Process:
             theirs.close()
             os.close(page_fd)
             os.close(segment_fd)
-        self.pid = self._popen.pid
         self.channel.setblocking(False)
         self._send(["start", self._settings(plan, code)])
-
-    def _environment(self, plan: Plan) -> dict[str, str]:
-        environment = worker_environment(plan.config, plan.output or plan.run_dir, plan.models_root)
-        return {**environment, guardian.TAG_VARIABLE: self.tag}
 
     def _settings(self, plan: Plan, code: str) -> dict[str, Any]:
         return {
@@ -277,9 +291,10 @@ class Process:
         guardian.kill_members(self.tag, {self.pid})
 
     def kill_group(self) -> None:
-        """Kill the process and what stayed in its group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill the process and what stayed in its group, which one that was just forked does not lead yet."""
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> Exit:
         """Collect a process that is dead or about to be, and what it left running."""
@@ -292,9 +307,8 @@ class Process:
         guardian.kill_members(self.tag, {self.pid})
         # Not by Popen, which does not tell what it used.
         _, status, usage = os.wait4(self.pid, 0)
-        self._popen.returncode = os.waitstatus_to_exitcode(status)
         seconds = usage.ru_utime + usage.ru_stime
-        self.exit = Exit(self._popen.returncode, usage.ru_maxrss * 1024, seconds)
+        self.exit = Exit(self._collected(status), usage.ru_maxrss * 1024, seconds)
         return self.exit
 
     def collect(self, deadline: float) -> None:
@@ -302,10 +316,18 @@ class Process:
 
         :param deadline: on the monotonic clock; one that hangs in the kernel is left behind then
         """
-        try:
-            self._popen.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            logger.warning("%s (pid %d) was killed and does not end", self.name, self.pid)
+        while not self.has_ended():
+            if time.monotonic() > deadline:
+                logger.warning("%s (pid %d) was killed and does not end", self.name, self.pid)
+                return
+            time.sleep(_POLL_S)
+        self._collected(os.waitpid(self.pid, 0)[1])
+
+    def _collected(self, status: int) -> int:
+        code = os.waitstatus_to_exitcode(status)
+        if self._popen is not None:
+            self._popen.returncode = code
+        return code
 
     def close(self) -> None:
         """Free the socket and the page, and leave the page saying that nothing runs here."""
@@ -337,6 +359,11 @@ def _cannot_start(python: str, error: OSError) -> ParallelRunError:
     return StorageError(error.filename or python, error.strerror or str(error))
 
 
+def plan_environment(plan: Plan) -> dict[str, str]:
+    """Return the environment of a plan's entry script."""
+    return worker_environment(plan.config, plan.output or plan.run_dir, plan.models_root)
+
+
 def worker_environment(config: ParallelRunConfig, output: str, models_root: str | None) -> dict[str, str]:
     """Return the environment of an entry script: little of this process's own, and what the user set.
 
@@ -344,6 +371,7 @@ def worker_environment(config: ParallelRunConfig, output: str, models_root: str 
     :param output: the output folder, under the name that the original gives it
     :param models_root: the model registry's folder
     """
+    threads = dict.fromkeys(_THREADS, str(config.threads_per_process))
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -351,7 +379,7 @@ def worker_environment(config: ParallelRunConfig, output: str, models_root: str 
     }
     if models_root is not None:
         kept["PARALLELRUN_MODELS_ROOT"] = models_root
-    return {**kept, "AZUREML_BI_OUTPUT_PATH": output, **config.environment_variables}
+    return {**threads, **kept, "AZUREML_BI_OUTPUT_PATH": output, **config.environment_variables}
 
 
 def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:

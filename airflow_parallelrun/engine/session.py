@@ -27,6 +27,7 @@ from airflow_parallelrun.engine.dispatcher import Dispatcher
 from airflow_parallelrun.engine.guarding import Guardian
 from airflow_parallelrun.engine.history import Tally, read_history
 from airflow_parallelrun.engine.journal import Line, header
+from airflow_parallelrun.engine.launcher import Launcher
 from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
 from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
@@ -91,7 +92,6 @@ class Session:
         self._dispatcher = Dispatcher(plan, partial(answer, plan.models_root, plan.store))
         self._table: ItemTable | None = None
         self._process_limit = plan.config.processes_per_node
-        self._process_count = 0
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
         self._stall = StallWatch(plan)
@@ -117,6 +117,9 @@ class Session:
             unpack(self._store.read(self._plan.code), self._folder)
         except OSError as error:
             raise StorageError(self._folder, error.strerror or str(error)) from error
+        self._launcher = Launcher(self._plan, self._started, self._folder)
+        opened.callback(self._launcher.close)
+        self._launcher.prepare(self._selector, self._guardian)
         self._logs = LogForwarder(self._plan.config.logging_level)
         opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
         self._resources = ResourceMonitor(self._plan, attempt, self._folder)
@@ -202,7 +205,7 @@ class Session:
             "outcome": outcome,
             "message": message,
             "run_seconds": round(self._own.run_seconds, 3),
-            "processes_started": self._process_count,
+            "processes_started": self._launcher.count,
             **self.progress().to_dict(),
         }
         return json.dumps(record).encode()
@@ -253,6 +256,8 @@ class Session:
     def _start_processes(self, expected: int = 0) -> None:
         dispatcher = self._dispatcher
         unclaimed = self._claims.free
+        if self._launcher.is_preparing:
+            return
         if dispatcher.fruitless >= INIT_FAILURES_PER_PROCESS * self._process_limit:
             if any(process.ready for process in dispatcher.processes):
                 return  # what it gets done decides whether others are worth another start
@@ -261,8 +266,7 @@ class Session:
             raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, *failure)
         wanted = min(self._process_limit, max(expected, dispatcher.outstanding) + unclaimed)
         while len(dispatcher.processes) < wanted:
-            process = Process(self._plan, self._started, self._process_count, self._folder, self._tag)
-            self._process_count += 1
+            process = self._launcher.start()
             self._guardian.watch(process.pid)
             dispatcher.processes.append(process)
             self._selector.register(process.channel, selectors.EVENT_READ, process)
@@ -276,8 +280,8 @@ class Session:
                 self._selector.modify(process.channel, events, process)
         for key, events in self._selector.select(DEADLINE_INTERVAL_S):
             process = key.data
-            if process is None:
-                self._wakeup.clear()
+            if process is None or process is self._launcher:
+                self._wakeup.clear() if process is None else process.hear()
                 continue
             if events & selectors.EVENT_WRITE:
                 process.send_rest()

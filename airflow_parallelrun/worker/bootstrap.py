@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start a worker process from here alone: ``python bootstrap.py CHANNEL_FD PAGE_FD SEGMENT_FD PARENT``.
+"""Start a module of the worker from here alone: ``python bootstrap.py MODULE NUMBER …``.
 
 The folder is loaded under a private name, so that nothing of this project and nothing of the interpreter
 that runs the node gets on the path of the user's script.
@@ -29,5 +29,4 @@ def load(folder: str) -> None:
 if __name__ == "__main__":
     sys.path.pop(0)
     load(os.path.dirname(os.path.abspath(__file__)))
-    process = importlib.import_module(f"{NAME}.process")
-    process.main(*map(int, sys.argv[1:5]))
+    importlib.import_module(f"{NAME}.{sys.argv[1]}").main(*map(int, sys.argv[2:]))

@@ -215,7 +215,7 @@ class Worker:
 
 def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
     """Run a worker process; its three descriptors were inherited from the node."""
-    _die_with(parent)
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A crash leaves its stack in the stderr log; and so does a process that takes too long: the node asks.
     faulthandler.enable()
@@ -235,7 +235,7 @@ def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
         os._exit(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when the node dies, also when the node is killed itself."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -36,7 +36,7 @@ class Desk:
         fds = (theirs.fileno(), page_fd, self.segment_fd)
         with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, bootstrap.__file__, *map(str, fds), str(parent or os.getpid())],
+                [sys.executable, bootstrap.__file__, "process", *map(str, fds), str(parent or os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=fds, cwd=folder / "source",
                 env={"PATH": os.environ["PATH"]}, start_new_session=True,
             )  # fmt: skip
