@@ -64,6 +64,7 @@ def base(rng: random.Random, **values: Any) -> Scenario:
     if rng.random() < 0.2:
         del intervals["committer.INTERVAL_S"]  # the product's own: everything hangs on one late commit
     scenario = Scenario(
+        config={"start_method": "fork"} if rng.random() < 0.3 else {},
         items=rng.randint(16, 40),
         items_each=rng.choice([1, 1, 2, 3]),
         nodes=rng.choice([1, 1, 2]),
@@ -72,7 +73,7 @@ def base(rng: random.Random, **values: Any) -> Scenario:
         intervals=intervals,
     )
     for name, value in values.items():
-        setattr(scenario, name, value)
+        setattr(scenario, name, scenario.config | value if name == "config" else value)
     return scenario
 
 
@@ -207,6 +208,18 @@ def guardian_killed(rng: random.Random) -> Scenario:
         faults.append(fault("*", "kill", "/journal", at=rng.randint(9, 14)))
     scenario = node_step(base(rng), rng, faults)
     scenario.worker.append(fault("run", "leave children", f"{rng.randrange(scenario.items):05d}"))
+    return scenario
+
+
+@kind("fork server killed")
+def fork_server_killed(rng: random.Random) -> Scenario:
+    point = fault(
+        "*", "kill fork server", rng.choice(["/journal", "/claims", "/pages"]), at=rng.randint(1, 6)
+    )
+    scenario = node_step(base(rng, config={"start_method": "fork"}), rng, [point])
+    scenario.worker.append(
+        fault("run", rng.choice(["exit", "segfault"]), f"{rng.randrange(scenario.items):05d}")
+    )
     return scenario
 
 

@@ -170,6 +170,15 @@ def _kill_guardian() -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def _kill_fork_server() -> None:
+    """Kill the first process with that command line: those that it has forked have the same."""
+    for pid in sorted(children(os.getpid())):
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if b"fork_server" in file.read():
+                os.kill(pid, signal.SIGKILL)
+                return
+
+
 def _kill_all() -> None:
     """Kill the node with all that is below it, as if the machine had gone: nobody has time to react."""
     below = children(os.getpid())
@@ -253,6 +262,7 @@ def _leave_out() -> None:
 ACTIONS = {
     "kill": _kill,
     "kill all": _kill_all,
+    "kill fork server": _kill_fork_server,
     "kill guardian": _kill_guardian,
     "kill node": _kill_node,
     "stop": _stop,
