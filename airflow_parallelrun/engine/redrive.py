@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_parallelrun.engine import budget, names, ownership
 from airflow_parallelrun.engine.amendment import Amendment, amended, how_it_runs, in_force, write
@@ -23,8 +23,9 @@ from airflow_parallelrun.exceptions import NotRedrivableError
 from airflow_parallelrun.worker.protocol import OK
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from airflow_parallelrun.config import ParallelRunConfig
-    from airflow_parallelrun.engine.journal import Line
     from airflow_parallelrun.engine.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,31 @@ class Redrive:
     items: int = 0
 
 
+class _Work(NamedTuple):
+    """What failed or came back short.
+
+    :param mini_batches: how many
+    :param items: of these; of a mini-batch that was bisected, those that did not succeed
+    :param chunks: that these are in
+    """
+
+    mini_batches: int
+    items: int
+    chunks: int
+
+    @classmethod
+    def of(cls, plan: Plan, ledger: Ledger) -> Self:
+        mini_batches = items = chunks = 0
+        chunk = -1
+        for record in ledger.problems():
+            line = record.line
+            mini_batches += 1
+            items += sum(part.items for part in line.parts if part.status != OK) or line.items_in
+            chunks += plan.chunk_of(line.ordinal) != chunk
+            chunk = plan.chunk_of(line.ordinal)
+        return cls(mini_batches, items, chunks)
+
+
 def redrive(run_dir: str, request: RedriveRequest) -> Redrive:
     """Prepare the next round of a run that has succeeded; its nodes and ``reduce`` come next.
 
@@ -80,31 +106,25 @@ def redrive(run_dir: str, request: RedriveRequest) -> Redrive:
     ledger = Ledger.read(plan, Seal(open_round, journals(store)))
     _check(plan, ledger, open_round, under_way, request.by)
     before = amended(plan, open_round)
-    # Nodes claim chunks: more of them than chunks would find nothing.
-    chunks: set[int] = set()
-    mini_batches = items = 0
-    for record in ledger.problems():
-        chunks.add(plan.chunk_of(record.line.ordinal))
-        mini_batches += 1
-        items += _items_again(record.line)
-    if not mini_batches:
+    work = _Work.of(before, ledger)
+    if not work.mini_batches:
         return Redrive(before)
     if plan.output is not None:
         # What is published stays true: it goes when there is a new verdict.
         results = ownership.result_names(plan.config.append_row_file_name)
         ownership.take(plan.output, plan.owner, results, anew=False)
-    amendment = _amend(before, request, open_round + under_way, len(chunks))
+    amendment = _amend(before, request, open_round + under_way, work.chunks)
     write(store, amendment)
     if under_way:  # what has failed since is to be run again, too, so this begins another round
         seal(store)
     logger.info(
         "redrive by %s: %d mini-batches (%d items) are run again, in round %d",
         request.by,
-        mini_batches,
-        items,
+        work.mini_batches,
+        work.items,
         amendment.round,
     )
-    return Redrive(amended(plan, amendment.round), mini_batches, items)
+    return Redrive(amended(plan, amendment.round), work.mini_batches, work.items)
 
 
 def _check(plan: Plan, ledger: Ledger, open_round: int, under_way: bool, by: str) -> None:
@@ -158,14 +178,10 @@ def _amend(before: Plan, request: RedriveRequest, round_: int, chunks: int) -> A
         asked_at=utc_now(),
         config=how_it_runs(request.config),
         arguments=list(request.arguments),
+        # Nodes claim chunks: more of them than chunks would find nothing.
         node_count=min(request.config.node_count, chunks),
         models_root=request.models_root,
         entry_script=entry_script,
         code=code,
         code_sha256=sha256,
     )
-
-
-def _items_again(line: Line) -> int:
-    """Return how many items run() gets again: of a mini-batch that was bisected, what did not succeed."""
-    return sum(part.items for part in line.parts if part.status != OK) or line.items_in
