@@ -15,7 +15,7 @@ from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ WITHOUT_EFFECT = ("--copy_logs_to_parent", "--push_metrics_to_parent", "--metric
 LATER: Any = object()
 
 _RANKS = "rank_mini_batch_count"
-_DEFAULTS = {field.name: field.default for field in fields(ParallelRunConfig) if field.name in FIELDS}
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in fields(ParallelRunConfig) if field.name in FIELDS
+}
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}")
 _FLAGS = {"true": True, "false": False}
 
@@ -65,6 +67,17 @@ def apply(config: ParallelRunConfig, arguments: Sequence[Any]) -> ParallelRunCon
             )
         config = changed
     return config
+
+
+def take_back(
+    config: ParallelRunConfig, arguments: Sequence[str], names: Collection[str]
+) -> ParallelRunConfig:
+    """Return the configuration without what earlier arguments of the script had set of it.
+
+    :param names: the fields that may be set anew
+    """
+    given = {name for name, _ in _given(arguments, FIELDS)}
+    return replace(config, **{name: _DEFAULTS[name] for name in given.intersection(names)})
 
 
 def tell_without_effect(arguments: Sequence[str]) -> None:

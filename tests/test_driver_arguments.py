@@ -10,7 +10,7 @@ import pytest
 
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
-from airflow_parallelrun.driver_arguments import LATER, apply, tell_without_effect
+from airflow_parallelrun.driver_arguments import LATER, apply, take_back, tell_without_effect
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 
 
@@ -123,6 +123,13 @@ def test_it_can_be_applied_again() -> None:
     arguments = ["--profiling_module", "profile", "--resource_monitor_interval=0"]
     once = apply(config(), arguments)
     assert apply(once, arguments) == once
+
+
+def test_what_they_have_set_can_be_taken_back() -> None:
+    arguments = ["--task_overhead_timeout", "900", "--profiling_module=profile", "--model", "mnist"]
+    applied = apply(config(resource_monitor_interval=7), arguments)
+    kept = take_back(applied, arguments, ("task_overhead_timeout", "resource_monitor_interval"))
+    assert kept == config(resource_monitor_interval=7, profiling_module="profile")
 
 
 def test_what_has_no_effect_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

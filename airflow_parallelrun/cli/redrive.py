@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.exceptions import ConfigurationError, NotRedrivableError
 
 from .command import complain, exit_status
@@ -21,6 +22,7 @@ from .run_directory import add_run_directory, is_airflows, plan_of, redrive_call
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.engine.plan import Plan
 
 DESCRIPTION = """\
@@ -46,7 +48,7 @@ def main(given: Sequence[str]) -> int:
     last = amended(plan, sealed_rounds(plan.store))
     request = RedriveRequest(
         by=f"{OWNER_PREFIX}{secrets.token_hex(6)}",
-        config=amended_config(parsed, last.config),
+        config=_config(parsed, last),
         arguments=tuple(last.arguments if parsed.script_arguments is None else parsed.script_arguments),
         models_root=os.path.abspath(parsed.models_root) if parsed.models_root else last.models_root,
         fresh_code=parsed.fresh_code,
@@ -90,6 +92,20 @@ def _parse(given: Sequence[str]) -> argparse.Namespace:
     parsed = parser.parse(own)
     parsed.script_arguments = script_arguments if "--" in given else None
     return parsed
+
+
+def _config(parsed: argparse.Namespace, last: Plan) -> ParallelRunConfig:
+    """Return how it is run, with what arguments of the script have set before taken back, and set now."""
+    from airflow_parallelrun.engine.amendment import HOW_IT_RUNS
+
+    if parsed.script_arguments is None:
+        return driver_arguments.apply(amended_config(parsed, last.config), last.arguments)
+    base = driver_arguments.take_back(last.config, last.arguments, HOW_IT_RUNS)
+    config = driver_arguments.apply(amended_config(parsed, base), parsed.script_arguments)
+    for name in driver_arguments.FIELDS:
+        if name not in HOW_IT_RUNS and getattr(config, name) != getattr(last.config, name):
+            raise ConfigurationError(f"--{name} among the script's arguments: {_KEPT}.")
+    return config
 
 
 class _Kept(argparse.Action):

@@ -142,6 +142,29 @@ def test_options_and_arguments_may_be_others(work: Any) -> None:
     assert json.loads(record.read_text())["config"]["run_max_try"] == 7
 
 
+def test_what_is_said_to_the_originals_driver_counts_anew(work: Any) -> None:
+    fails = ECHO.replace("return", "if '001' in mini_batch[0]: raise OSError\n    return")
+    given = ("--task_overhead_timeout", "900", "--resource_monitor_interval", "0")
+    ended = work.run(work.script(fails), "--error-threshold", "1", "--", *given)
+    assert ended.status == 0, ended.err
+
+    def recorded(*given: str) -> tuple[int, int]:
+        ended = work.command("redrive", "output", *given)
+        assert ended.status == 0, ended.err
+        newest = max(work.folder.glob("output/.parallelrun/*/redrives/*"), key=os.path.getmtime)
+        config = json.loads(newest.read_text())["config"]
+        return config["task_overhead_timeout"], config["resource_monitor_interval"]
+
+    assert recorded() == (900, 0)
+    assert recorded("--", "--task_overhead_timeout=100") == (100, 600)
+    assert recorded("--resource-monitor-interval", "5", "--", "--own", "x") == (600, 5)
+    ended = work.command("redrive", "output", "--", "--append_row_dataframe_header", "true")
+    told = (
+        "--append_row_dataframe_header among the script's arguments: cannot be changed: input, mini-batches"
+    )
+    assert (ended.status, told in ended.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
