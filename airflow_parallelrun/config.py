@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, InitVar, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypeVar, cast
 
+from airflow_parallelrun import rules
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InvalidValueError,
@@ -18,23 +18,11 @@ from airflow_parallelrun.exceptions import (
 from airflow_parallelrun.parameters import PipelineParameter
 
 T = TypeVar("T")
-Check = Callable[[str, Any], Any]
 
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
 INPUT_ORDER, ANY_ORDER = "input", "any"
 AUTO, FORK, EXEC = "auto", "fork", "exec"
-# In the order in which they stand behind a row.
-PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try")
-# What the run itself writes into the output folder.
-FAILED_ITEMS_FILE = "failed_items.jsonl"
-RESULT_FILE = "job_result.json"
-LOGS_FOLDER = "logs"
-OWN_FOLDER = ".parallelrun"
-RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER)
-
-_SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB])?")
-_FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')
 
 _REQUIRED: Any = MISSING
 _NONE: Any = None
@@ -71,7 +59,7 @@ class Environment:
         asked = {"pip_packages": pip_packages, "conda_file": conda_file, "docker_image": docker_image}
         instead = "Make an environment that has what the script needs, and give its interpreter: python=…"
         _refuse("Environment", asked, instead)
-        _text("Environment.name", self.name)
+        rules.text("Environment.name", self.name)
         if self.python is not None:
             python = os.fspath(self.python) if isinstance(self.python, os.PathLike) else self.python
             if not isinstance(python, str) or not os.path.isabs(python):
@@ -96,7 +84,7 @@ class ComputeTarget:
         """Check, and refuse what this version does not build."""
         _refuse("ComputeTarget", {"gpus": gpus}, "Run the nodes in a pool or queue whose machines have them.")
         _refuse("ComputeTarget", {"node_count": node_count}, "Set it in ParallelRunConfig(node_count=…).")
-        _pool("ComputeTarget.pool", self.pool)
+        rules.pool("ComputeTarget.pool", self.pool)
 
 
 @dataclass(frozen=True)
@@ -206,10 +194,10 @@ class ParallelRunConfig:
         for name, rule in _RULES.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), rule))
         if self.source_directory is not None:
-            _inside("entry_script", self.entry_script)
+            rules.inside("entry_script", self.entry_script)
         if self.output_action == "append_row":
             given = self.append_row_file_name
-            name = DEFAULT_APPEND_ROW_FILE_NAME if given is None else _file_name(given)
+            name = DEFAULT_APPEND_ROW_FILE_NAME if given is None else rules.file_name(given)
             object.__setattr__(self, "append_row_file_name", name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -288,7 +276,7 @@ class ParallelRunConfig:
 
 @dataclass(frozen=True)
 class _Rule:
-    check: Check
+    check: rules.Check
     # What None stands for; _CHECKED: it is a value like any other.
     none: Any = _CHECKED
     parameter: bool = False
@@ -308,134 +296,43 @@ def _checked(name: str, value: Any, rule: _Rule) -> Any:
     return rule.check(name, value)
 
 
-def _rule(text: str, accepts: Callable[[Any], bool], normalise: Callable[[Any], Any] | None = None) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if not accepts(value):
-            raise InvalidValueError(name, value, text)
-        return normalise(value) if normalise else value
-
-    return check
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(low: int, text: str) -> Check:
-    return _rule(text, lambda value: _is_int(value) and value >= low)
-
-
-def _one_of(normalise: Callable[[str], str], *choices: str) -> Check:
-    known = ", ".join(choices[:-1]) + " or " + choices[-1]
-    return _rule(known, lambda value: isinstance(value, str) and normalise(value) in choices, normalise)
-
-
-def _is_percent(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and 0 <= value <= 100
-
-
-def _mini_batch_size(name: str, value: Any) -> Any:
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    number = int(match[1]) if match else value
-    if not _is_int(number) or number < 1:
-        rule = "a positive count or a size such as '64MB' (KB, MB or GB; no space, no fraction)"
-        raise InvalidValueError(name, value, rule)
-    return value
-
-
-_seconds = _whole(1, "a whole number of seconds, 1 or more")
-_some_seconds = _whole(1, "a whole number of seconds, 1 or more, or None")
-_flag = _rule("True or False", lambda value: isinstance(value, bool))
-_tolerated = _whole(-1, "a whole number, -1 (tolerate all) or more")
-_text = _rule("text", lambda value: isinstance(value, str))
-_pool = _rule("the name of an Airflow pool", lambda value: isinstance(value, str) and bool(value.strip()))
-
-
-def _path(name: str, value: Any) -> str:
-    text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise InvalidValueError(name, value, "a path")
-    return text.strip()
-
-
-def _inside(name: str, path: str) -> None:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise InvalidValueError(name, path, "a file inside source_directory, relative to it")
-
-
 def _compute_target(name: str, value: Any) -> ComputeTarget:
-    return value if isinstance(value, ComputeTarget) else ComputeTarget(_pool(name, value))
-
-
-def _file_name(value: str) -> str:
-    if set(value) & _FORBIDDEN_IN_FILE_NAME or not value.isprintable():
-        rule = 'a file name without any of ~ " # % & * : < > ? / \\ { | } and control characters'
-    elif not value.strip() or value in (".", "..", *RESERVED_OUTPUT_NAMES) or len(os.fsencode(value)) > 255:
-        rule = f"a file name of at most 255 bytes, and none of {', '.join(RESERVED_OUTPUT_NAMES)}"
-    else:
-        return value
-    raise InvalidValueError("append_row_file_name", value, rule)
-
-
-def _partition_keys(name: str, value: Any) -> Any:
-    raise NotSupportedError(f"{name}={value!r}", "Leave it out, and set mini_batch_size.")
-
-
-def _provenance_columns(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or set(value) - set(PROVENANCE_COLUMNS):
-        raise InvalidValueError(name, value, f"a list of some of {', '.join(PROVENANCE_COLUMNS)}")
-    return tuple(column for column in PROVENANCE_COLUMNS if column in value)
-
-
-def _environment_variables(name: str, value: Any) -> dict[str, str]:
-    # Never shows a value that is text: it may be a secret.
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidValueError(name, type(value).__name__, "a dict of names and texts")
-    for key, content in value.items():
-        if not isinstance(key, str) or not key or key.startswith("PARALLELRUN_") or set(key) & {"=", "\0"}:
-            rule = "text without '=' that does not start with PARALLELRUN_"
-            raise InvalidValueError(f"a name in {name}", key, rule)
-        if not isinstance(content, str) or "\0" in content:
-            shown = "(hidden)" if isinstance(content, str) else content
-            raise InvalidValueError(f"{name}[{key!r}]", shown, "text without a NUL character")
-    return dict(value)
+    return value if isinstance(value, ComputeTarget) else ComputeTarget(rules.pool(name, value))
 
 
 _RULES: dict[str, _Rule] = {
-    "environment": _Rule(_rule("an Environment", lambda value: isinstance(value, Environment))),
-    "entry_script": _Rule(_path),
-    "error_threshold": _Rule(_tolerated, parameter=True),
-    "output_action": _Rule(_one_of(str.lower, "append_row", "summary_only")),
+    "environment": _Rule(rules.must_be("an Environment", lambda value: isinstance(value, Environment))),
+    "entry_script": _Rule(rules.path),
+    "error_threshold": _Rule(rules.tolerated, parameter=True),
+    "output_action": _Rule(rules.one_of(str.lower, "append_row", "summary_only")),
     "compute_target": _Rule(_compute_target),
-    "node_count": _Rule(_whole(1, "a whole number, 1 or more"), parameter=True),
-    "process_count_per_node": _Rule(_whole(1, "a whole number, 1 or more, or None"), None, parameter=True),
-    "mini_batch_size": _Rule(_mini_batch_size, None, parameter=True),
-    "source_directory": _Rule(_path, None),
-    "description": _Rule(_text, None),
-    "logging_level": _Rule(_one_of(str.upper, "WARNING", "INFO", "DEBUG"), "INFO", parameter=True),
-    "run_invocation_timeout": _Rule(_seconds, 60, parameter=True),
-    "run_max_try": _Rule(_whole(1, "a whole number of tries, 1 or more"), 3, parameter=True),
-    "append_row_file_name": _Rule(_text, None),
-    "allowed_failed_count": _Rule(_tolerated, None, parameter=True),
-    "allowed_failed_percent": _Rule(_rule("a number from 0 to 100", _is_percent), None, parameter=True),
-    "partition_keys": _Rule(_partition_keys, None),
-    "environment_variables": _Rule(_environment_variables),
-    "init_timeout": _Rule(_some_seconds, None),
-    "task_overhead_timeout": _Rule(_seconds, 600),
-    "progress_update_timeout": _Rule(_some_seconds, None),
-    "first_task_creation_timeout": _Rule(_some_seconds, None),
-    "resource_monitor_interval": _Rule(_whole(0, "a whole number of seconds, 0 (none) or more"), 600),
-    "append_row_dataframe_header": _Rule(_flag, False),
-    "profiling_module": _Rule(_one_of(str, "cProfile", "profile"), None),
-    "shutdown_timeout": _Rule(_seconds, 30),
-    "start_method": _Rule(_one_of(str.lower, AUTO, FORK, EXEC), AUTO),
-    "append_row_order": _Rule(_one_of(str.lower, INPUT_ORDER, ANY_ORDER), INPUT_ORDER),
-    "strict_returns": _Rule(_flag, False),
-    "retry_short_returns": _Rule(_flag, False),
-    "bisect_failures": _Rule(_flag, False),
-    "provenance_columns": _Rule(_provenance_columns, ()),
+    "node_count": _Rule(rules.count, parameter=True),
+    "process_count_per_node": _Rule(rules.some_count, None, parameter=True),
+    "mini_batch_size": _Rule(rules.mini_batch_size, None, parameter=True),
+    "source_directory": _Rule(rules.path, None),
+    "description": _Rule(rules.text, None),
+    "logging_level": _Rule(rules.one_of(str.upper, "WARNING", "INFO", "DEBUG"), "INFO", parameter=True),
+    "run_invocation_timeout": _Rule(rules.seconds, 60, parameter=True),
+    "run_max_try": _Rule(rules.whole(1, "a whole number of tries, 1 or more"), 3, parameter=True),
+    "append_row_file_name": _Rule(rules.text, None),
+    "allowed_failed_count": _Rule(rules.tolerated, None, parameter=True),
+    "allowed_failed_percent": _Rule(rules.percent, None, parameter=True),
+    "partition_keys": _Rule(rules.partition_keys, None),
+    "environment_variables": _Rule(rules.environment_variables),
+    "init_timeout": _Rule(rules.some_seconds, None),
+    "task_overhead_timeout": _Rule(rules.seconds, 600),
+    "progress_update_timeout": _Rule(rules.some_seconds, None),
+    "first_task_creation_timeout": _Rule(rules.some_seconds, None),
+    "resource_monitor_interval": _Rule(rules.whole(0, "a whole number of seconds, 0 (none) or more"), 600),
+    "append_row_dataframe_header": _Rule(rules.flag, False),
+    "profiling_module": _Rule(rules.one_of(str, "cProfile", "profile"), None),
+    "shutdown_timeout": _Rule(rules.seconds, 30),
+    "start_method": _Rule(rules.one_of(str.lower, AUTO, FORK, EXEC), AUTO),
+    "append_row_order": _Rule(rules.one_of(str.lower, INPUT_ORDER, ANY_ORDER), INPUT_ORDER),
+    "strict_returns": _Rule(rules.flag, False),
+    "retry_short_returns": _Rule(rules.flag, False),
+    "bisect_failures": _Rule(rules.flag, False),
+    "provenance_columns": _Rule(rules.provenance_columns, ()),
 }
 
 

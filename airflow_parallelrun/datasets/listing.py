@@ -11,13 +11,13 @@ import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_parallelrun.config import OWN_FOLDER
 from airflow_parallelrun.exceptions import (
     EmptyInputError,
     InputNotFoundError,
     InputUnreadableError,
     InvalidValueError,
 )
+from airflow_parallelrun.rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

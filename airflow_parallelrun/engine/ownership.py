@@ -16,9 +16,9 @@ import os
 import secrets
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_parallelrun.config import FAILED_ITEMS_FILE, OWN_FOLDER, RESULT_FILE
 from airflow_parallelrun.engine.store import Store, open_temporary, sync_folder
 from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
+from airflow_parallelrun.rules import FAILED_ITEMS_FILE, OWN_FOLDER, RESULT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

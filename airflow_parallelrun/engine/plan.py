@@ -12,11 +12,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from airflow_parallelrun.config import LOGS_FOLDER, ParallelRunConfig
+from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.store import Store
 from airflow_parallelrun.exceptions import StorageError
+from airflow_parallelrun.rules import LOGS_FOLDER
 
 if TYPE_CHECKING:
     import pyarrow

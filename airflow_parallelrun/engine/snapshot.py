@@ -11,13 +11,13 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.config import OWN_FOLDER
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EntryScriptContractError,
     EntryScriptNotFoundError,
     InvalidValueError,
 )
+from airflow_parallelrun.rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig

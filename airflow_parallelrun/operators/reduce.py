@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_parallelrun.config import RESULT_FILE
 from airflow_parallelrun.exceptions import OutputError
 from airflow_parallelrun.operators.clearing import calls, what_to_do
 from airflow_parallelrun.operators.lineage import job_lineage
@@ -25,6 +24,7 @@ from airflow_parallelrun.operators.links import (
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
 from airflow_parallelrun.operators.redriving import REDRIVE_OF
 from airflow_parallelrun.operators.summary import asset_extra, error_report, summary
+from airflow_parallelrun.rules import RESULT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

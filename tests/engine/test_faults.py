@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from workbench import wait_for
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.engine import ledger, names
@@ -42,15 +43,6 @@ def start_node(job, index=0):
     """Start a node in a process of its own."""
     command = [sys.executable, "-c", NODE, job.plan.run_dir, str(index)]
     return subprocess.Popen(command, start_new_session=True)
-
-
-def wait_for(condition, seconds=30.0):
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return value
 
 
 def processes_with(variable):

@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from workbench import make_config, make_plan
+from workbench import make_config, make_plan, wait_for
 
 from airflow_parallelrun.engine import forking
 from airflow_parallelrun.engine.forking import Import, imports, worth_importing
@@ -150,14 +150,6 @@ WAITING = """
             time.sleep(0.02)
         return [os.path.basename(path) for path in mini_batch]
 """
-
-
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return value
 
 
 def start(job):

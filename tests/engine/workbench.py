@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -95,3 +96,12 @@ def write_journal(plan: Plan, attempt: Attempt, lines: Iterable[Line], round_: i
     """Write an attempt's journal."""
     data = header(plan.plan_id, attempt, round_) + b"".join(line.encode() for line in lines)
     return write_growing(plan, f"{names.JOURNAL}/{attempt}-0.jsonl", data)
+
+
+def wait_for(condition, seconds=30.0):
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return value
