@@ -186,7 +186,7 @@ class Process(pool.Process):
         self._world = world
         super().__init__(*given)
 
-    def _start(self, plan: Any, started: Any, code: str) -> None:
+    def _start(self, plan: Any, started: Any, code: str, forks: Any) -> None:
         self.pid = NO_PID
         fd = plan.store.create_growing(self.segment)
         name = f"{names.PAGES}/{started.attempt}-{self.number}"

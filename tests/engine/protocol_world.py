@@ -38,6 +38,7 @@ from airflow_parallelrun.engine import (
     committer,
     dispatcher,
     job_report,
+    launcher,
     leftovers,
     names,
     node,
@@ -193,8 +194,9 @@ class World:
         self._undo.setattr(committer, "threading", threads)
         self._undo.setattr(node, "Wakeup", lambda: Wakeup(world.current.actor))
         self._undo.setattr(node, "background_log", lambda: contextlib.nullcontext(Nothing()))
+        self._undo.setattr(launcher, "Process", lambda *given: Process(world, *given))
+        self._undo.setattr(launcher, "worth_importing", lambda plan, code: [])
         for name, value in {
-            "Process": lambda *given: Process(world, *given),
             "ItemTable": lambda plan: ItemTable(world, plan, tell=True),
             "Guardian": Nothing,
             "LogForwarder": Nothing,

@@ -91,7 +91,16 @@ def log_of(job, attempt="0-1"):
 
 
 def test_forked_workers_are_the_nodes_children_and_draw_numbers_of_their_own(job):
-    job.files(20).split(FORKED, process_count_per_node=3).run()
+    # None is done before the others are there.
+    script = FORKED.replace("called(mini_batch)", "called(mini_batch); _wait_for_all()")
+    script += """
+    def _wait_for_all():
+        import time
+        while len(os.listdir(os.environ["CALLS"])) < 3:
+            time.sleep(0.02)
+"""
+    variables = {"CALLS": str(job.folder / "calls")}
+    job.files(20).split(script, process_count_per_node=3, environment_variables=variables).run()
     assert job.rows() == job.names(20)
     logs = log_of(job)
     assert [text.split()[1] for text in logs] == [str(os.getpid())] * 3
