@@ -31,7 +31,9 @@ HELD = "3"
 BELOW_AIRFLOWS_PATIENCE_S = 55.0
 # What the workspace has of this process's environment, and a worker may have.
 PASSED_ON = {"HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"}
-WORKERS_OWN = {"AZUREML_BI_OUTPUT_PATH", "PARALLELRUN_TAG"}
+THREADS = {f"{library}_NUM_THREADS" for library in ("MKL", "NUMEXPR", "OMP", "OPENBLAS")}
+THREADS |= {"TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"}
+WORKERS_OWN = {"AZUREML_BI_OUTPUT_PATH", "PARALLELRUN_TAG", *THREADS}
 
 
 @dataclass
