@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # The demo needs less than the tests; each set is installed once, and again when what it depends on changes.
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
+BENCHED := $(VENV)/.bench
 PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-airflow test-long faults check docs constraints clean
+.PHONY: help setup demo up down test test-airflow test-long faults bench bench-check check docs constraints clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,12 @@ test-long: $(TOOLS) browser ## Run the tests that take too long for every day
 faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500), and print what became of them
 	$(BIN)/python tests/faults -n $(or $(N),100)
 
+bench: $(BENCHED) ## Compare with what others do, minutes; hours with MODE=full
+	$(MODULE) benchmarks --$(or $(MODE),quick)
+
+bench-check: $(RUNTIME) ## Check that the benchmark's peers all write the same rows
+	$(MODULE) benchmarks --check
+
 check: $(TOOLS) ## Check format, style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,7 +57,7 @@ constraints: $(TOOLS) ## Pin the newest versions of everything in constraints.tx
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras pyproject.toml -o constraints.txt
 
 clean: down ## Remove everything that was made here, the demo's results too
-	rm -rf $(VENV) .demo build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .benchmark .demo build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(RUNTIME): $(PINS)
 	@$(MAKE) --no-print-directory python
@@ -61,6 +68,11 @@ $(RUNTIME): $(PINS)
 $(TOOLS): $(PINS) | $(RUNTIME)
 	@echo "Set-up of the tools for tests, checks and docs:"
 	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs
+	@touch $@ $(RUNTIME)
+
+$(BENCHED): $(PINS) | $(RUNTIME)
+	@echo "Set-up of what the benchmark compares with:"
+	@$(PYTHON) demo/install.py $(VENV) examples bench
 	@touch $@ $(RUNTIME)
 
 .PHONY: python browser
