@@ -6,7 +6,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.peers import OURS, OURS_4
+from benchmarks.peers import LOOP, OURS, OURS_4
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from benchmarks.processes import Memory
     from benchmarks.session import Comparison
 
+SMALL, FEW, MANY = "small", "noop", "million"
 _MODELS = "files", "tensorflow"
-NOOPS = "noop", "million"
 _FIXED = "before the first init() and after the last run()"
 
 
@@ -48,22 +48,19 @@ def from_comparisons(comparisons: Iterable[Comparison], listing_us: Mapping[str,
 
     :param listing_us: by workload, how long the listing takes for each file
     """
-    comparisons = list(comparisons)
-    for comparison in comparisons:
-        name = comparison.workload.name
-        if comparison.peer.name not in (OURS, OURS_4) or not comparison.runs:
-            continue
-        if name in _MODELS:
-            yield from _model(comparison)
-        elif name in listing_us:
-            yield from _noop(comparison, listing_us[name])
-        elif name == "output":
-            yield _output(comparison)
-        elif comparison.workload.seconds:
-            yield _skew(comparison)
-    by_name = {each.workload.name: each for each in comparisons if each.peer.name == OURS and each.runs}
-    if by_name.keys() & listing_us.keys() >= set(NOOPS):
-        yield _further(*(by_name[name] for name in NOOPS), listing_us[NOOPS[-1]])
+    ours = [each for each in comparisons if each.peer.name in (OURS, OURS_4) and each.runs]
+    by_name = {each.workload.name: each for each in ours if each.peer.name == OURS}
+    if SMALL in by_name:
+        yield from _small(by_name[SMALL])
+        yield from (_beyond(by_name[name], by_name[SMALL]) for name in _MODELS if name in by_name)
+    for name in (FEW, MANY):
+        if name in by_name and name in listing_us:
+            yield from _noop(by_name[name], listing_us[name])
+    if by_name.keys() & listing_us.keys() >= {FEW, MANY}:
+        yield _further(by_name[FEW], by_name[MANY], listing_us[MANY])
+    if "output" in by_name:
+        yield _output(by_name["output"])
+    yield from (_skew(comparison) for comparison in ours if comparison.workload.seconds)
 
 
 def of_replacement(found: Replacement) -> Iterator[Figure]:
@@ -77,35 +74,46 @@ def of_replacement(found: Replacement) -> Iterator[Figure]:
     )
 
 
-def of_memory(name: str, loop: Memory, ours: Memory) -> Iterator[Figure]:
-    """Yield the figures of memory."""
-    over_mb = ours.others_mb - loop.others_mb
-    yield Figure(f"{name}: memory without the workers, over the loop's", over_mb, "MB", 120)
-    yield Figure(f"{name}: memory of the whole tree, over the loop's", ours.tree_mb - loop.tree_mb, "MB")
+def of_memory(found: Mapping[tuple[str, str], Memory]) -> Iterator[Figure]:
+    """Yield the figures of memory.
+
+    :param found: by workload and peer
+    """
+    for (name, peer), ours in found.items():
+        if peer == OURS:
+            over_mb = ours.others_mb - found[name, LOOP].others_mb
+            yield Figure(f"{name}: memory without the workers, over the loop's", over_mb, "MB", 120)
+    if {(FEW, OURS), (MANY, OURS)} <= found.keys():
+        more_mb = found[MANY, OURS].others_mb - found[FEW, OURS].others_mb
+        yield Figure(f"from {FEW} to {MANY}: memory without the workers, more", more_mb, "MB")
 
 
-def _model(comparison: Comparison) -> Iterator[Figure]:
-    name = comparison.workload.name
-    over_s = median(_fixed(comparison.runs)) - median(_fixed(comparison.loops))
-    yield Figure(f"{name}: {_FIXED}, over the loop's", over_s, "s", 0.5)
-    between = median(comparison.ratios(lambda each: each.span_s))
-    yield Figure(f"{name}: between first init() and last run(), of the loop's", between, "times", 1.05)
+def _small(comparison: Comparison) -> Iterator[Figure]:
+    yield Figure(f"{SMALL}: {_FIXED}, the loop's", median(_fixed(comparison.loops)), "s")
+    yield Figure(f"{SMALL}: {_FIXED}", median(_fixed(comparison.runs)), "s", 0.5)
+
+
+def _beyond(comparison: Comparison, small: Comparison) -> Figure:
+    fixed_s = median(_fixed(small.runs))
+    pairs = zip(comparison.runs, comparison.loops, strict=True)
+    times = median((run.wall_s - fixed_s) / loop.wall_s for run, loop in pairs)
+    what = (
+        f"{comparison.workload.name}: wall time beyond the fixed cost of {SMALL}, times the loop's wall time"
+    )
+    return Figure(what, times, "times", 1.05)
 
 
 def _noop(comparison: Comparison, listing_us: float) -> Iterator[Figure]:
     name, count = comparison.workload.name, comparison.workload.rows
-    yield Figure(f"{name}: {_FIXED}, the loop's", median(_fixed(comparison.loops)), "s")
-    yield Figure(f"{name}: {_FIXED}", median(_fixed(comparison.runs)), "s", 0.5)
     yield Figure(f"{name}: listing, for each file", listing_us, "µs", 5)
+    plan, engine = "plan, without the listing", comparison.engine
     seconds = {
-        "plan, without the listing": [each["split_s"] for each in comparison.engine],
-        "node, from the first init() on": [
-            each["node_s"] - each["first_init_s"] for each in comparison.engine
-        ],
-        "reduce": [each["reduce_s"] for each in comparison.engine],
+        plan: [each["split_s"] for each in engine],
+        "node, from the first init() on": [each["node_s"] - each["first_init_s"] for each in engine],
+        "reduce": [each["reduce_s"] for each in engine],
     }
     each_us = {what: median(values) / count * 1e6 for what, values in seconds.items()}
-    each_us["plan, without the listing"] -= listing_us
+    each_us[plan] -= listing_us
     for what, value in each_us.items():
         yield Figure(f"{name}: {what}, for each mini-batch", value, "µs")
     yield Figure(f"{name}: these three together", sum(each_us.values()), "µs", 10)
@@ -115,7 +123,7 @@ def _further(few: Comparison, many: Comparison, listing_us: float) -> Figure:
     """Return what each further mini-batch costs: what does not grow with their number is not in it."""
     few_s, many_s = (median(run.wall_s for run in each.runs) for each in (few, many))
     each_us = (many_s - few_s) / (many.workload.rows - few.workload.rows) * 1e6 - listing_us
-    return Figure("from noop to million: each further mini-batch, without the listing", each_us, "µs", 10)
+    return Figure(f"from {FEW} to {MANY}: each further mini-batch, without the listing", each_us, "µs", 10)
 
 
 def _skew(comparison: Comparison) -> Figure:

@@ -87,7 +87,7 @@ class _Whole:
         of_ours = {each.name: each for each in workloads if OURS in self._choice.pairs(each, self._peers)}
         if of_ours:
             say("a closer look at ours: listing, memory, a killed worker, flushes")
-        noops = [of_ours[name] for name in figures.NOOPS if name in of_ours]
+        noops = [of_ours[name] for name in (figures.FEW, figures.MANY) if name in of_ours]
         listing_us: dict[str, float] = {}
         with self._noting("listing"):
             listing_us |= {each.name: experiments.listing_us(each.task.folder) for each in noops}
@@ -100,6 +100,7 @@ class _Whole:
             if name in of_ours:
                 with self._noting(f"memory, {name}"):
                     self._measure_memory(of_ours[name])
+        self.report.figures += figures.of_memory(self.report.memory)
         if noops:
             task = self._making.script("noop", self._inputs.empty(_TRACED_MINI_BATCHES))
             self.report.facts["durability"] = _durability(experiments.flushes(self._bench, task))
@@ -113,7 +114,6 @@ class _Whole:
             if isinstance(peer := self._peers[name], (Program, Ours))
         }
         self.report.memory |= {(workload.name, name): memory for name, memory in found.items()}
-        self.report.figures += figures.of_memory(workload.name, found[LOOP], found[OURS])
 
     @contextmanager
     def _noting(self, what: str) -> Iterator[None]:

@@ -110,6 +110,10 @@ def _model(making: Making, name: str, script: str, count: int, peers: tuple[str,
     return Workload(name, title, making.script(script, making.inputs.images(count), size), count, peers)
 
 
+def _small(making: Making) -> Workload:
+    return _noops(making, "small", 10, (OURS, POOL, JOBLIB, RAY))
+
+
 def _noop(making: Making) -> Workload:
     return _noops(making, "noop", making.pick(300, 20_000, 100_000), (OURS, POOL, JOBLIB, RAY))
 
@@ -172,6 +176,7 @@ def _wide(making: Making, name: str, count: int, width: int, peers: tuple[str, .
 
 
 MAKERS: dict[str, Callable[[Making], Workload]] = {
+    "small": _small,
     "files": _files,
     "tensorflow": _tensorflow,
     "noop": _noop,

@@ -12,6 +12,7 @@ from benchmarks import figures
 from benchmarks.choice import Choice
 from benchmarks.measure import CommandFailedError, Measured, Stamps
 from benchmarks.peers import Ours, Program, Task
+from benchmarks.processes import Memory
 from benchmarks.ratios import confidence, estimate
 from benchmarks.session import Comparison
 from benchmarks.table import Report
@@ -27,8 +28,8 @@ def rows(path: Path, text: str) -> Path:
     return path
 
 
-def comparison(*walls: float, seconds: tuple[float, ...] = ()) -> Comparison:
-    workload = Workload("files", "files", TASK, 1, ("ours",), seconds=seconds)
+def comparison(name: str, *walls: float, rows: int = 1, seconds: tuple[float, ...] = ()) -> Comparison:
+    workload = Workload(name, name, TASK, rows, ("ours",), seconds=seconds)
     runs = [Measured(wall_s, 5.0, 0.3, 0.2, wall_s - 0.8, 0.3) for wall_s in walls]
     return Comparison(workload, Ours(), [LOOP] * len(walls), runs)
 
@@ -104,7 +105,7 @@ def test_a_command_that_runs_nothing_is_no_success() -> None:
 
 
 def test_a_ratio_is_of_the_loop_in_the_same_pair() -> None:
-    found = comparison(3.0, 2.2)
+    found = comparison("files", 3.0, 2.2)
     found.loops[1] = Measured(1.1, 1.0, 0.1, 0.1, 0.8, 0.1)
     assert found.ratios(lambda run: run.wall_s) == pytest.approx([1.5, 2.0])
 
@@ -139,16 +140,47 @@ def test_modes_leave_out_what_takes_too_long() -> None:
 
 
 def test_the_report_shows_ratio_interval_and_targets() -> None:
-    report = Report(comparisons=[comparison(2.2, 2.0, 2.4)])
+    report = Report(comparisons=[comparison("files", 2.6, 2.4, 2.8), comparison("small", 0.9, 0.9)])
     report.figures += figures.from_comparisons(report.comparisons, {})
     text = report.markdown()
-    assert "| ours | 3 | 2.20 | 1.10 | 1.00 to 1.20 (75%) | 5.00 | 1.25 |" in text
-    assert "over the loop's | 0.4 s | at most 0.5 s | yes |" in text
-    assert report.to_dict()["comparisons"][0]["ratio"]["median"] == pytest.approx(1.1)
+    assert "| ours | 3 | 2.60 | 1.30 | 1.20 to 1.40 (75%) | 5.00 | 1.25 |" in text
+    assert "| small: before the first init() and after the last run() | 0.6 s | at most 0.5 s | no |" in text
+    assert "fixed cost of small, times the loop's wall time | 1 times | at most 1.05 times | yes |" in text
+    assert report.to_dict()["comparisons"][0]["ratio"]["median"] == pytest.approx(1.3)
+
+
+def test_what_a_mini_batch_costs_is_split_into_its_parts() -> None:
+    found = comparison("noop", 1.0, rows=1000)
+    found.engine = [{"split_s": 0.006, "node_s": 0.3, "first_init_s": 0.28, "reduce_s": 0.001}]
+    values = [each.value for each in figures.from_comparisons([found], {"noop": 4.0})]
+    assert values == pytest.approx([4, 2, 20, 1, 23])
+
+
+def test_what_each_further_mini_batch_costs_has_no_fixed_cost_in_it() -> None:
+    engine = [{"split_s": 0.1, "node_s": 0.3, "first_init_s": 0.2, "reduce_s": 0.1}]
+    few, many = comparison("noop", 1.0, rows=1000), comparison("million", 1.9, rows=10_000)
+    few.engine = many.engine = engine
+    found = list(figures.from_comparisons([few, many], {"noop": 4.0, "million": 4.0}))
+    assert found[-1].what.startswith("from noop to million")
+    assert found[-1].value == pytest.approx(96)
+
+
+def test_a_dispatcher_is_measured_by_the_ideal() -> None:
+    found = comparison("skew-last", 2.2, seconds=(1.0, 1.0))
+    (figure,) = figures.from_comparisons([found], {})
+    assert (figure.value, figure.is_met) == (pytest.approx(1.6), False)
+    assert "| 2.20 | 1.10 |  | 5.00 | 1.25 | 1.00 | 1.60 |" in Report(comparisons=[found]).markdown()
+
+
+def test_memory_is_over_the_loops() -> None:
+    memory = {("noop", "loop"): Memory(30, 10), ("noop", "ours"): Memory(170, 110)}
+    (figure,) = figures.of_memory(memory)
+    assert (figure.value, figure.is_met) == (100, True)
+    assert "| noop | ours | 170 | 110 |" in Report(memory=memory).markdown()
 
 
 def test_a_wrong_output_is_in_the_report() -> None:
-    found = comparison()
+    found = comparison("files")
     found.wrong = "2 rows, and 3 are right"
     report = Report(comparisons=[found], failures=["files, ours: 2 rows, and 3 are right"])
     assert "| ours | **WRONG OUTPUT** |" in report.markdown()
