@@ -16,7 +16,7 @@ def init():
     shapes = (3, 3, 1, 16), (3, 3, 16, 32), (7 * 7 * 32, 10)
     first, second, last = (tf.constant(random.normal(size=shape), tf.float32) for shape in shapes)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28, 1), tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28, 1), tf.float32)], autograph=False)
     def label(images):
         small = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(images, first, 1, "SAME")), 2, 2, "SAME")
         smaller = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(small, second, 1, "SAME")), 2, 2, "SAME")
