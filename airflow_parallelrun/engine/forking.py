@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FORK_SAFE = frozenset(["PIL", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow"])
 
 _PR_SET_CHILD_SUBREAPER = 36
-_MESSAGE_BYTES = 1 << 16
+_MESSAGE_BYTES = 1 << 18
 # A fork takes some milliseconds, also of a process that has TensorFlow; who does not answer is no good.
 FORK_LIMIT_S = 2.0
 _NVIDIA = "/dev/nvidia0"
@@ -44,33 +44,35 @@ class ForkServer:
     :param wanted: what to import
     :param code: the folder of the code on this node
     :param environment: of the workers, but for their tag
-    :param stderr: the path of its log
+    :param log: the path of the file for what it prints
     """
 
     def __init__(
-        self, plan: Plan, wanted: list[Import], code: str, environment: dict[str, str], stderr: str
+        self, plan: Plan, wanted: list[Import], code: str, environment: dict[str, str], log: str
     ) -> None:
         self.ready = self.failed = False
         command = [plan.config.environment.python or sys.executable, bootstrap.__file__, "fork_server"]
-        os.makedirs(os.path.dirname(stderr), exist_ok=True)
+        os.makedirs(os.path.dirname(log), exist_ok=True)
         with ExitStack() as opened:
             self._channel, theirs = map(opened.enter_context, socket.socketpair(type=socket.SOCK_SEQPACKET))
-            log = opened.enter_context(open(stderr, "ab"))
+            prints = opened.enter_context(open(log, "ab"))
             self._popen = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
+                stdout=prints,
+                stderr=prints,
                 pass_fds=(theirs.fileno(),),
                 cwd=code,
                 env=environment,
                 start_new_session=True,
             )
+            opened.callback(self._popen.wait)
+            opened.callback(self._popen.kill)
             self._channel.settimeout(FORK_LIMIT_S)
             self._channel.send(json.dumps(["import", wanted]).encode())
             opened.pop_all()
         theirs.close()
-        log.close()
+        prints.close()
 
     def fileno(self) -> int:
         """Return what becomes readable when it is ready, or gone."""

@@ -27,33 +27,38 @@ class Launcher:
     :param plan: the plan
     :param started: the attempt
     :param code: the folder of the code on this node
+    :param selector: of the dispatch thread; its events with this object are for :meth:`hear`
+    :param keeper: the node's guardian
     """
 
-    def __init__(self, plan: Plan, started: Started, code: str) -> None:
+    def __init__(
+        self, plan: Plan, started: Started, code: str, selector: selectors.BaseSelector, keeper: Guardian
+    ) -> None:
         self._plan = plan
         self._started = started
         self._code = code
+        self._selector = selector
+        self._keeper = keeper
         self._began = time.monotonic()
         self._forks: ForkServer | None = None
-        self._selector: selectors.BaseSelector | None = None
         self.count = 0
 
-    def prepare(self, selector: selectors.BaseSelector, guardian_: Guardian) -> None:
+    def prepare(self) -> None:
         """Start a fork server if there is something to import; nobody waits for it here."""
         wanted = worth_importing(self._plan, self._code)
         if not wanted:
             return
         environment = {**plan_environment(self._plan), guardian.TAG_VARIABLE: f"{self._started.token}.f"}
-        stderr = os.path.join(self._plan.logs, "user", "stderr", str(self._started.attempt))
-        log = os.path.join(stderr, "fork_server.stderr.txt")
+        log = os.path.join(
+            self._plan.logs, "user", "stderr", str(self._started.attempt), "fork_server.stderr.txt"
+        )
         try:
             self._forks = ForkServer(self._plan, wanted, self._code, environment, log)
         except OSError as error:
             logger.warning("the fork server cannot be started: %s; starting processes by exec", error)
             return
-        guardian_.watch(self._forks.pid)
-        self._selector = selector
-        selector.register(self._forks, selectors.EVENT_READ, self)
+        self._keeper.watch(self._forks.pid)
+        self._selector.register(self._forks, selectors.EVENT_READ, self)
 
     @property
     def is_preparing(self) -> bool:
@@ -85,11 +90,11 @@ class Launcher:
     def close(self) -> None:
         """End the fork server; its workers live on."""
         if self._forks is not None:
+            self._selector.unregister(self._forks)
             self._forks.close()
+            self._keeper.release(self._forks.pid)  # the number may be another session's from now on
             self._forks = None
 
     def _give_up(self, why: str) -> None:
         logger.warning("the fork server %s; starting processes by exec", why)
-        assert self._forks is not None and self._selector is not None
-        self._selector.unregister(self._forks)
         self.close()

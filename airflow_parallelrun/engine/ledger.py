@@ -197,10 +197,6 @@ class Ledger:
                         ledger._enter(name, record)
         return ledger
 
-    def succeeded(self, ordinal: int) -> bool:
-        """Tell whether a mini-batch is done for good."""
-        return self._states[ordinal] >= SHORT
-
     def state(self, ordinal: int) -> int:
         """Return UNPROCESSED, FAILED, SHORT or SUCCEEDED."""
         return self._states[ordinal]

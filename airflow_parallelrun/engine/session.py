@@ -117,9 +117,9 @@ class Session:
             unpack(self._store.read(self._plan.code), self._folder)
         except OSError as error:
             raise StorageError(self._folder, error.strerror or str(error)) from error
-        self._launcher = Launcher(self._plan, self._started, self._folder)
+        self._launcher = Launcher(self._plan, self._started, self._folder, self._selector, self._guardian)
         opened.callback(self._launcher.close)
-        self._launcher.prepare(self._selector, self._guardian)
+        self._launcher.prepare()
         self._logs = LogForwarder(self._plan.config.logging_level)
         opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
         self._resources = ResourceMonitor(self._plan, attempt, self._folder)
@@ -280,8 +280,11 @@ class Session:
                 self._selector.modify(process.channel, events, process)
         for key, events in self._selector.select(DEADLINE_INTERVAL_S):
             process = key.data
-            if process is None or process is self._launcher:
-                self._wakeup.clear() if process is None else process.hear()
+            if process is None:
+                self._wakeup.clear()
+                continue
+            if process is self._launcher:
+                process.hear()
                 continue
             if events & selectors.EVENT_WRITE:
                 process.send_rest()

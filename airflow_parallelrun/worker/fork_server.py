@@ -30,7 +30,7 @@ from . import process
 from .guardian import TAG_VARIABLE
 
 DESCRIPTORS = 5  # channel, page, segment, stdout, stderr
-_MESSAGE_BYTES = 1 << 16
+_MESSAGE_BYTES = 1 << 18
 
 
 def warm(wanted: List[List[Any]]) -> List[str]:
@@ -86,7 +86,10 @@ def serve(channel: socket.socket) -> Optional[Worker]:
             return None
         kind, *values = message
         if kind == "import":
-            _send(channel, ["ready", warm(*values)])
+            done = warm(*values)
+            for stream in (sys.stdout, sys.stderr):  # what waits there would be printed by each worker, too
+                stream.flush()
+            _send(channel, ["ready", done])
             continue
         pid, between = _fork()
         if not pid:

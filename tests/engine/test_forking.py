@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from workbench import make_config, make_plan, wait_for
 
 from airflow_parallelrun.engine import forking
+from airflow_parallelrun.engine import launcher as launching
 from airflow_parallelrun.engine.forking import Import, imports, worth_importing
+from airflow_parallelrun.engine.launcher import Launcher
+from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.engine.rounds import Started
 
 FORKED = """
     import os
@@ -143,6 +149,59 @@ def test_a_library_that_breaks_the_fork_server_is_imported_by_the_workers(job, c
     job.files(6).split(script, start_method="fork", environment_variables=variables).run()
     assert job.rows() == job.names(6)
     assert told in caplog.text
+
+
+def test_what_a_library_prints_when_it_is_imported_is_not_every_workers(job):
+    library = job.folder / "library"
+    library.mkdir()
+    (library / "chatty.py").write_text("import sys\nprint('hello')\nprint('hum', file=sys.stderr)\n")
+    script = FORKED.replace("import numpy", "import numpy, chatty")
+    variables = {"PYTHONPATH": str(library)}
+    job.files(6).split(script, start_method="fork", environment_variables=variables).run()
+    assert job.rows() == job.names(6)
+    assert not any("hello" in text for text in log_of(job))
+    (prints,) = job.output.glob("logs/user/stderr/*/fork_server.stderr.txt")
+    assert sorted(prints.read_text().split()) == ["hello", "hum"]
+
+
+@pytest.fixture
+def launcher(job, echo):
+    """A launcher with a fork server, and what it tells the guardian."""
+    plan = job.files(2).split(echo, start_method="fork").plan
+    code = job.folder / "source"
+    told = []
+    keeper = SimpleNamespace(
+        watch=lambda pid: told.append(("watch", pid)), release=lambda pid: told.append(("release", pid))
+    )
+    with selectors.DefaultSelector() as selector:
+        made = Launcher(plan, Started(Attempt(0, 1), 0, "token"), str(code), selector, keeper)
+        made.prepare()
+        yield made, told, selector
+        made.close()
+
+
+def test_a_fork_server_that_is_given_up_is_no_longer_the_guardians(launcher):
+    made, told, selector = launcher
+    pid = made._forks.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: selector.select(0.1))
+    while made._forks is not None:  # what it may have said before comes first
+        made.hear()
+    assert told == [("watch", pid), ("release", pid)]
+    assert not selector.get_map()
+    assert not made.is_preparing
+
+
+def test_a_fork_server_that_cannot_be_told_anything_leaves_no_process(launcher, job, monkeypatch, caplog):
+    made, told, selector = launcher
+    made.close()
+    children = set(psutil.Process().children())
+    monkeypatch.setattr(launching, "worth_importing", lambda *_: [Import("x" * (1 << 24), ())])
+    made.prepare()
+    assert "cannot be started" in caplog.text
+    assert set(psutil.Process().children()) <= children
+    assert [what for what, _ in told] == ["watch", "release"]
+    assert not selector.get_map()
 
 
 NODE = """

@@ -124,7 +124,6 @@ def test_the_winner_is_the_one_that_the_rule_names(read_history, history):
     for ordinal, won in enumerate(winners):
         expected = STATES[won[2].status] if won else UNPROCESSED
         assert ledger.state(ordinal) == expected
-        assert ledger.succeeded(ordinal) == (expected >= SHORT)
     expected = [won[:3] for won in winners if won and won[2].status != "ok"]
     assert [record[:3] for record in ledger.problems()] == [
         (attempt, round_, line) for attempt, round_, line in expected
