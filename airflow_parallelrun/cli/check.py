@@ -78,9 +78,9 @@ def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, items: list[
     try:
         script = EntryScript(settings, ask)
         _timed("init()", script.load)
-        paths = unchanged(items)[0]
-        value = _timed(f"run() of {len(items)} items", script.run, paths, "0")
-        _show(script, value, Origin(0, paths, 0, 1), len(items))
+        origin = Origin(0, unchanged(items)[0], None, 1)
+        value = _timed(f"run() of {len(items)} items", script.run, origin)
+        _show(script, value, origin, len(items))
         _timed("shutdown()", script.shutdown)
     except ContractError as error:
         raise EntryScriptContractError(config.entry_script, str(error)) from error
@@ -139,12 +139,11 @@ def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> An
 
 def _first_items(parsed: argparse.Namespace, config: ParallelRunConfig) -> list[list[Any]]:
     from airflow_parallelrun.datasets import list_files
-    from airflow_parallelrun.engine.plan import worker_item
 
     size = config.files_per_mini_batch
     # Every input, so that a wrong one shows now.
     batches = [list(islice(list_files(each.resolve(".").paths), size)) for each in inputs_of(parsed)]
-    return [worker_item(file.path, file.size, file.mtime_ns) for file in batches[0]]
+    return [[file.path, file.size, file.mtime_ns] for file in batches[0]]
 
 
 def _refuse_other_interpreter(python: str | None) -> None:

@@ -132,7 +132,8 @@ def run_since(plan: Plan, seal: Seal, round_: int) -> bytearray:
         for record in read_journal(plan.store, name, length, plan.plan_id):
             if record.round < round_:
                 break  # a journal is of one round
-            found[record.line.ordinal] = 1
+            for line in record.lines():
+                found[line.ordinal] = 1
     return found
 
 

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.config import INPUT_ORDER
 from airflow_parallelrun.engine import names, ownership
-from airflow_parallelrun.engine.ledger import Segments
+from airflow_parallelrun.engine.ledger import Segments, Span
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_parallelrun.engine.ledger import Ledger, Span
+    from airflow_parallelrun.engine.ledger import Ledger
     from airflow_parallelrun.engine.plan import Plan
 
 # Gathering so many bytes of rows in memory beats a system call for each span.
 _GATHER_BYTES = 1 << 20
+# From so many bytes on the kernel copies: measured, 3 GB/s against 2 by way of this process.
+_COPY_BYTES = 1 << 17
+# What copy_file_range says where the file systems cannot.
+_CANNOT = frozenset([errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 
 
 def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = lambda: None) -> str:
@@ -51,8 +56,15 @@ def _header(plan: Plan) -> bytes:
 
 def _write(fd: int, plan: Plan, spans: Iterable[Span]) -> None:
     gathered = bytearray()
+    can_copy = True
     with Segments(plan.store) as segments:
         for span in spans:
+            if can_copy and span.length >= _COPY_BYTES:
+                _write_all(fd, gathered)
+                gathered = bytearray()
+                copied = _copy(segments.descriptor(span), span, fd)
+                can_copy = copied == span.length
+                span = Span(span.segment, span.offset + copied, span.length - copied)
             length = 0
             for piece in segments.read(span):
                 length += len(piece)
@@ -63,6 +75,21 @@ def _write(fd: int, plan: Plan, spans: Iterable[Span]) -> None:
             if length != span.length:
                 raise StorageError(plan.store.path(span.segment), "has lost rows since they were checked")
     _write_all(fd, gathered)
+
+
+def _copy(source: int | None, span: Span, fd: int) -> int:
+    """Have the kernel copy a span, and return how many of its bytes it has copied."""
+    copied = 0
+    try:
+        while source is not None and copied < span.length:
+            done = os.copy_file_range(source, fd, span.length - copied, span.offset + copied)
+            if not done:
+                break
+            copied += done
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    return copied
 
 
 def _write_all(fd: int, data: bytearray | memoryview) -> None:

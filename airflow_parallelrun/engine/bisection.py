@@ -9,45 +9,25 @@ succeeded. A node that dies before that begins again with the whole.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine.journal import Line, Part
-from airflow_parallelrun.engine.plan import MiniBatch
 from airflow_parallelrun.worker.protocol import FAILED, OK, SHORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-
-class Piece(NamedTuple):
-    """Neighbouring items of a mini-batch that are run by themselves.
-
-    :param first: the first item's place in the mini-batch
-    :param mini_batch: the items, under the ordinal of the whole
-    """
-
-    first: int
-    mini_batch: MiniBatch
-
-    def halves(self) -> Iterator[Piece]:
-        """Yield the two halves of a piece of several items."""
-        ordinal, items = self.mini_batch
-        middle = (len(items) + 1) // 2
-        yield Piece(self.first, MiniBatch(ordinal, items[:middle]))
-        yield Piece(self.first + middle, MiniBatch(ordinal, items[middle:]))
+    from collections.abc import Iterable
 
 
 class Bisection:
     """What is known of a mini-batch's parts.
 
-    :param mini_batch: the whole
+    :param items: how many it has
     :param kept: parts that an earlier round has settled for good
     """
 
-    def __init__(self, mini_batch: MiniBatch, kept: Iterable[Part] = ()) -> None:
-        self._mini_batch = mini_batch
+    def __init__(self, items: int, kept: Iterable[Part] = ()) -> None:
         self._parts = list(kept)
-        self._left = len(mini_batch.items) - sum(part.items for part in self._parts)
+        self._left = items - sum(part.items for part in self._parts)
         self._seconds = self._cpu_seconds = 0.0
 
     @property
@@ -55,13 +35,8 @@ class Bisection:
         """Items of parts that are settled and did not succeed."""
         return sum(part.items - part.items_ok for part in self._parts)
 
-    def piece(self, part: Part) -> Piece:
-        """Return the items of a part."""
-        ordinal, items = self._mini_batch
-        return Piece(part.first, MiniBatch(ordinal, items[part.first : part.first + part.items]))
-
     def settle(self, first: int, line: Line) -> Line | None:
-        """Take note of what became of a piece.
+        """Take note of what became of a part.
 
         :param first: its first item's place in the mini-batch
         :param line: as if it were a mini-batch of its own

@@ -19,7 +19,7 @@ from airflow_parallelrun.exceptions import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_parallelrun.engine.journal import Line
+    from airflow_parallelrun.engine.finished import Finished
 
 logger = logging.getLogger(__name__)
 
@@ -53,30 +53,33 @@ class Committer:
         self._end = os.fstat(journal_fd).st_size
         self._sync = sync
         self._wake = wake
-        self._pending: list[Line] = []
+        self._pending: list[Finished] = []
+        self._lines_pending = 0
         self._changed = threading.Condition()
         self._hurry = False
         self._closed = False
         self._busy = False
         self._failure: StorageError | None = None
-        self.committed: deque[Line] = deque()
+        self.committed: deque[Finished] = deque()
         self._thread = threading.Thread(target=self._loop, name="committer", daemon=True)
         self._thread.start()
 
-    def add(self, lines: Iterable[Line], hurry: bool = False) -> None:
+    def add(self, finished: Iterable[Finished], hurry: bool = False) -> None:
         """Hand over finished mini-batches.
 
         :param hurry: commit now, not within the interval
         """
         with self._changed:
-            self._pending += lines
-            self._hurry |= hurry or len(self._pending) > BACKLOG
+            for each in finished:
+                self._pending.append(each)
+                self._lines_pending += each.tally.done
+            self._hurry |= hurry or self._lines_pending > BACKLOG
             self._changed.notify_all()
 
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to become durable that nothing should be added."""
-        return len(self._pending) > 2 * BACKLOG
+        return self._lines_pending > 2 * BACKLOG
 
     def flush(self, limit_s: float | None = None) -> None:
         """Return when everything that was handed over is durable.
@@ -121,10 +124,10 @@ class Committer:
                 )
                 if self._closed:
                     return
-                lines, self._pending = self._pending, []
+                finished, self._pending, self._lines_pending = self._pending, [], 0
                 self._busy, self._hurry = True, False
             try:
-                self._commit(lines)
+                self._commit(finished)
             except Exception as error:  # noqa: BLE001 - whatever ends this thread must reach who waits for it
                 self._failure = StorageError(self._path, str(error))
             last = time.monotonic()
@@ -135,9 +138,9 @@ class Committer:
             if self._failure:
                 return
 
-    def _commit(self, lines: list[Line]) -> None:
-        data = b"".join([line.encode() for line in lines])
-        segments = {extent.segment for line in lines for extent in line.extents}
+    def _commit(self, finished: list[Finished]) -> None:
+        data = b"".join([each.data for each in finished])
+        segments = {segment for each in finished for segment in each.segments}
         for attempt in range(WRITE_TRIES):
             try:
                 for segment in segments:
@@ -153,7 +156,7 @@ class Committer:
             else:
                 break
         self._end += len(data)
-        self.committed.extend(lines)
+        self.committed.extend(finished)
 
     def _write(self, data: bytes) -> None:
         # Always at the same place: a half-written line of a try that failed is written over.

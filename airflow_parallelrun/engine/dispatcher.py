@@ -13,8 +13,10 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine.deaths import NO_STACK, Stack, describe_exit, last_stack
+from airflow_parallelrun.engine.finished import Finished, Tally
+from airflow_parallelrun.engine.journal import Streak, parse
 from airflow_parallelrun.engine.pool import Failure, Process
-from airflow_parallelrun.engine.tries import Fed, Tries, error_line, line_of
+from airflow_parallelrun.engine.tries import Tries, error_line, line_of
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
 
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from airflow_parallelrun.engine.journal import Line
-    from airflow_parallelrun.engine.plan import MiniBatch, Plan
+    from airflow_parallelrun.engine.plan import Plan, PlanItems
+    from airflow_parallelrun.engine.portions import Portion
 
 logger = logging.getLogger(__name__)
 
 # Some 20 ms of work hide the way to the node and back: measured, it costs 3.4 µs for each mini-batch with
 # 16 in front of a process, and 15 µs with one.
 WINDOW_S = 0.02
-WINDOW = 256
+WINDOW = 1024
 
 # Time for a process that is over its limit to write its stack before it is killed.
 STACK_S = 0.2
@@ -58,12 +61,16 @@ class Dispatcher:
     """The mini-batches and processes of one node.
 
     :param plan: the plan
+    :param items: the plan's items
     :param ask: answers a worker's question: subject and arguments in, (ok, answer) out
     """
 
-    def __init__(self, plan: Plan, ask: Callable[[str, dict[str, Any]], tuple[bool, Any]]) -> None:
+    def __init__(
+        self, plan: Plan, items: PlanItems, ask: Callable[[str, dict[str, Any]], tuple[bool, Any]]
+    ) -> None:
         config = plan.config
         self._plan = plan
+        self._items = items
         self._ask = ask
         overhead = "OverheadTimeout", config.task_overhead_timeout, "task_overhead_timeout"
         self._deadlines = {
@@ -110,16 +117,16 @@ class Dispatcher:
         """Return how many mini-batches the processes could take now; one for each that is still starting."""
         return sum(max(0, self._window(process) - len(process.in_flight)) for process in self.processes)
 
-    def add(self, mini_batches: Iterable[MiniBatch]) -> None:
+    def add(self, portions: Iterable[Portion]) -> None:
         """Queue new mini-batches."""
-        self._tries.add(mini_batches)
+        self._queue.add(portions)
 
-    def go_on(self, mini_batch: MiniBatch, line: Line) -> None:
+    def go_on(self, line: Line) -> None:
         """Queue what has not succeeded of a mini-batch that was bisected; see :meth:`Tries.go_on`."""
-        self._tries.go_on(mini_batch, line)
+        self._tries.go_on(line)
 
-    def take_finished(self) -> list[Line]:
-        """Return the lines of what has been finished since the last call."""
+    def take_finished(self) -> list[Finished]:
+        """Return what has been finished since the last call."""
         finished, self._tries.finished = self._tries.finished, []
         return finished
 
@@ -138,11 +145,10 @@ class Dispatcher:
             if last:
                 window = min(window, max(1, len(self._queue) // (2 * len(ready))))
             if self._queue and len(process.in_flight) <= window // 2 and not process.is_slow(WINDOW_S):
-                count = min(window - len(process.in_flight), len(self._queue))
-                process.feed([self._queue.popleft() for _ in range(count)])
+                process.feed(self._queue.take(window - len(process.in_flight)))
         if last and not self._queue and any(not process.in_flight for process in ready):
             for process in ready:
-                self._queue.extend(process.revoke())
+                self._queue.add(process.revoke())
 
     def receive(self, process: Process) -> bool:
         """Take a process's messages.
@@ -155,15 +161,16 @@ class Dispatcher:
         if messages is None:
             return False
         for kind, *values in messages:
-            if kind == "done":
-                for values_ in values[0]:
-                    self._result(process, protocol.Result(*values_))
+            if kind == "streak":
+                self._streak(process, *values)
+            elif kind == "result":
+                self._result(process, protocol.Result(*values))
             elif kind == "ask":
                 process.answer(*self._ask(*values))
             elif kind == "ready":
                 self._ready(process, values[0])
             else:
-                self._rare(process, kind, values[0] if values else None)
+                self._rare(process, kind, *values)
         return True
 
     def bury(self, process: Process) -> None:
@@ -179,13 +186,12 @@ class Dispatcher:
         process.close()
         running = None
         if state.phase in (page.LOAD, page.RUN, page.WRITE):
-            running = process.in_flight.pop(state.feed, None)
-        self._queue.extendleft(reversed(process.in_flight.values()))
-        process.in_flight.clear()
+            running = process.in_flight.take(state.feed)
+        self._queue.add(process.in_flight.take_behind(-1), first=True)
         if process.bye:
             return
-        if running is not None:
-            self._charge(process, running, state, error, stack)
+        if running:
+            self._charge(process, running[0], state, error, stack)
         else:
             self.fruitless += 1
             self.last_failure = process.init_failure or Failure(error[1], stack.text, process.files.stderr)
@@ -215,19 +221,24 @@ class Dispatcher:
         return doomed is not None and feed in (None, doomed.state.feed)
 
     def _charge(
-        self, process: Process, fed: Fed, state: page.PageState, error: tuple[str, str], stack: Stack
+        self,
+        process: Process,
+        portion: Portion,
+        state: page.PageState,
+        error: tuple[str, str],
+        stack: Stack,
     ) -> None:
         """Count a try of the mini-batch during which its process died."""
         kind, message = error
         logger.warning(
-            "%s: %s in mini-batch %d, try %d", process.name, message, fed.mini_batch.ordinal, fed.tries
+            "%s: %s in mini-batch %d, try %d", process.name, message, portion.ordinal, portion.tries
         )
         self.fruitless = 0
         result = protocol.Result(
             feed=state.feed,
-            ordinal=fed.mini_batch.ordinal,
+            ordinal=portion.ordinal,
             status=protocol.FAILED,
-            items_in=len(fed.mini_batch.items),
+            items_in=portion.items or len(self._items.of(portion.ordinal)),
             items_ok=0,
             rows_out=0,
             offset=0,
@@ -243,7 +254,7 @@ class Dispatcher:
                 "log": process.files.stderr,
             },
         )
-        self._tries.take(fed, line_of(fed, result, process.name, process.segment))
+        self._tries.take(portion, line_of(portion, result, process.name, process.segment))
 
     def _window(self, process: Process) -> int:
         if process.seconds_mean is None:
@@ -256,34 +267,73 @@ class Dispatcher:
             self.first_ready = time.monotonic()
         logger.info("%s is ready, init() and imports took %.2f s", process.name, seconds)
 
-    def _rare(self, process: Process, kind: str, value: Any) -> None:
+    def _rare(self, process: Process, kind: str, *values: Any) -> None:
         if kind == "init_failed":
-            end = value["traceback"][-TRACEBACK_END:]
-            process.init_failure = Failure(error_line(value), end, process.files.error)
+            (error,) = values
+            end = error["traceback"][-TRACEBACK_END:]
+            process.init_failure = Failure(error_line(error), end, process.files.error)
         elif kind == "contract":
-            raise EntryScriptContractError(self._plan.entry_script, str(value))
+            raise EntryScriptContractError(self._plan.entry_script, *values)
         elif kind == "fault":
-            raise StorageError(self._plan.store.path(process.segment), str(value))
+            name, message = values
+            raise StorageError(self._plan.store.path(name), message)
         elif kind == "bye":
             process.bye = True
-        elif kind != "hello" or value != protocol.VERSION:
-            raise RuntimeError(f"{process.name} speaks another protocol: {kind} {value!r}")
+        elif kind != "hello" or values != (protocol.VERSION,):
+            raise RuntimeError(f"{process.name} speaks another protocol: {kind} {values}")
+
+    def _streak(
+        self,
+        process: Process,
+        feed: int,
+        count: int,
+        items: int,
+        run_seconds: float,
+        seconds: float,
+        line: bytes,
+    ) -> None:
+        """Take neighbours that succeeded in full at their first try; see ``worker/protocol.py``."""
+        finished = self._tries.finished
+        if process.number not in self._doomed and process.in_flight.take(feed, count):
+            tally = Tally(done=count, items=items, run_seconds=run_seconds)
+            finished.append(Finished(line, tally, frozenset([process.segment])))
+        else:
+            streak = parse(line)
+            assert isinstance(streak, Streak)
+            # Those that were taken back and run all the same, and what was late: the signal that asked for
+            # the stack may have cut a call of the script short.
+            without = [
+                ordinal
+                for each, ordinal in enumerate(streak.ordinals, feed)
+                if self._is_doomed(process, each) or not process.in_flight.take(each)
+            ]
+            if len(without) < count:
+                finished.append(Finished.of(streak._replace(without=without)))
+        self.fruitless = 0
+        self._took(process, seconds / count, count)
 
     def _result(self, process: Process, result: protocol.Result) -> None:
         if self._is_doomed(process, result.feed):
-            return  # late; and the signal that asked for the stack may have cut a call of the script short
-        fed = process.in_flight.pop(result.feed, None)
-        if (
-            fed is None
-        ):  # taken back, and run all the same: another process has it now, these rows do not count
-            return
+            return  # late, as above
+        portions = process.in_flight.take(result.feed)
+        if not portions:
+            return  # taken back, and run all the same: another process has it now, these rows do not count
+        (portion,) = portions
         if result.status == protocol.SKIPPED:
-            self._queue.appendleft(fed)
+            self._queue.add([portion], first=True)
             return
         self.fruitless = 0
-        mean = process.seconds_mean
-        process.seconds_mean = result.seconds if mean is None else 0.8 * mean + 0.2 * result.seconds
+        self._took(process, result.seconds)
         if result.error is not None:
             files = process.files
             result.error["log"] = files.error if result.error["traceback"] else files.stdout
-        self._tries.take(fed, line_of(fed, result, process.name, process.segment))
+        self._tries.take(portion, line_of(portion, result, process.name, process.segment))
+
+    def _took(self, process: Process, seconds: float, count: int = 1) -> None:
+        """Learn how long a mini-batch takes in a process.
+
+        :param seconds: one of them
+        :param count: how many did
+        """
+        mean, old = process.seconds_mean, 0.8**count
+        process.seconds_mean = seconds if mean is None else old * mean + (1 - old) * seconds

@@ -9,42 +9,19 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.amendment import in_force
-from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.journal import Line, read_journal
+from airflow_parallelrun.engine.finished import Tally
+from airflow_parallelrun.engine.journal import read_journal
 from airflow_parallelrun.engine.ledger import SHORT, SUCCEEDED, Ledger
 from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.rounds import Seal, attempts, journals
+from airflow_parallelrun.engine.rounds import Seal, attempts, journals, make_durable
 from airflow_parallelrun.worker import page
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_parallelrun.engine.journal import Line
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Started
-
-
-@dataclass
-class Tally:
-    """Finished mini-batches and their items, counted as they are committed."""
-
-    done: int = 0
-    failed: int = 0
-    short: int = 0
-    items: int = 0
-    items_failed: int = 0
-    run_seconds: float = 0.0
-
-    @property
-    def failures(self) -> Failures:
-        """What the thresholds are compared with."""
-        return Failures(self.items_failed, self.failed + self.short)
-
-    def add(self, line: Line) -> None:
-        """Count a line."""
-        self.done += 1
-        self.failed += not line.succeeded
-        self.short += line.status == "short"
-        self.items += line.items_in
-        self.items_failed += line.items_in - line.items_ok
-        self.run_seconds += line.seconds
 
 
 @dataclass
@@ -72,6 +49,13 @@ class History:
             if self.finished.find(0, start, start + plan.chunk_size(chunk)) >= 0:
                 left.append(chunk)
         return left
+
+    def unfinished(self, start: int, end: int) -> Iterator[range]:
+        """Yield the mini-batches of a range that are to be done, neighbours together."""
+        while (first := self.finished.find(0, start, end)) >= 0:
+            start = self.finished.find(1, first, end)
+            start = end if start < 0 else start
+            yield range(first, start)
 
 
 def read_history(plan: Plan, started: Started) -> History:
@@ -103,10 +87,14 @@ def _read_own_journals(plan: Plan, started: Started, history: History) -> None:
     for name, size in plan.store.entries(names.JOURNAL):
         if Attempt.parse(name).node != started.attempt.node:
             continue
+        make_durable(plan.store, f"{names.JOURNAL}/{name}")  # its writer may live, and not have come to that
         for record in read_journal(plan.store, f"{names.JOURNAL}/{name}", size, plan.plan_id):
-            if record.round == started.round and not history.finished[record.line.ordinal]:
-                history.finished[record.line.ordinal] = 1
-                history.tally.add(record.line)
+            if record.round != started.round:
+                break  # a journal is of one round
+            for line in record.lines():
+                if not history.finished[line.ordinal]:
+                    history.finished[line.ordinal] = 1
+                    history.tally.add(Tally.of(line))
 
 
 def _read_own_pages(plan: Plan, started: Started, history: History) -> None:

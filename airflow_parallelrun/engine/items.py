@@ -1,102 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The items of a plan while it is made: column by column, in some 100 bytes for each."""
+"""The items of a plan while it is made: the lines that nodes will read, and where each begins."""
 
 from __future__ import annotations
 
+import sys
 from array import array
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine.plan import item_schema
+from airflow_parallelrun.engine import names
 from airflow_parallelrun.exceptions import InputUnreadableError
 
 if TYPE_CHECKING:
-    import pyarrow
+    from collections.abc import Sequence
 
     from airflow_parallelrun.datasets import ListedFile
+    from airflow_parallelrun.engine.store import Store
 
-# So many paths are Python's at a time; then they are a column of Arrow's, which is half as large.
-_SLICE = 1 << 16
-# In the column of times, where the store does not tell.
-_UNKNOWN = -(1 << 63)
+_HEADER = b'{"format_version":1,"lines":["input",["path","size","mtime_ns","etag"],"..."]}\n'
+# Lines are joined to blocks of about this size: as single objects they take half as much again.
+_BLOCK_BYTES = 1 << 20
+# Opening a file costs about as much as reading this many bytes of it.
+_FILE_WEIGHT = 4096
+_NULL = "null"
 
 
 class ItemWriter:
-    """Takes the items in the order of the plan, and makes ``mini_batches.parquet`` of them."""
+    """Takes the items in the order of the plan, and makes ``mini_batches.jsonl`` and its index of them.
+
+    It holds the text, some 100 bytes for an item: nobody else may see anything of a run before its input is
+    known to be good.
+    """
 
     def __init__(self) -> None:
         self.weights = array("q")
         self.count = 0
-        # Of each mini-batch: its input, and where its items begin.
-        self._inputs = array("i")
-        self._starts = array("q")
-        self._sizes, self._mtimes = array("q"), array("q")
-        self._paths: list[str] = []
-        self._etags: list[str | None] = []
-        self._full: list[tuple[pyarrow.Array, pyarrow.Array]] = []
+        self._blocks: list[bytes] = [_HEADER]
+        self._lines: list[bytes] = []
+        self._starts = array("Q")
+        self._end = self._packed = len(_HEADER)
 
-    def begin(self, input_number: int) -> None:
-        """Begin a mini-batch.
+    def add(self, input_number: int, files: Sequence[ListedFile]) -> None:
+        """Add a mini-batch.
 
         :param input_number: its place in ``inputs``
-        """
-        self._inputs.append(input_number)
-        self._starts.append(self.count)
-        self.weights.append(0)
-
-    def add(self, file: ListedFile, weight: int) -> None:
-        """Add an item to the mini-batch."""
-        self.count += 1
-        self.weights[-1] += weight
-        self._sizes.append(file.size)
-        self._mtimes.append(_UNKNOWN if file.mtime_ns is None else file.mtime_ns)
-        self._paths.append(file.path)
-        self._etags.append(file.etag)
-        if len(self._paths) == _SLICE:
-            self._pack()
-
-    def parquet(self, chunk_starts: list[int]) -> memoryview:
-        """Return the file's content, one row group for each chunk.
-
-        :param chunk_starts: the first mini-batch of each
+        :param files: its items
         :raises InputUnreadableError: for a path that is no text
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        weight, items = 0, [str(input_number)]
+        for path, size, mtime_ns, etag in files:
+            weight += size + _FILE_WEIGHT
+            more = "" if etag is None else "," + encode_basestring(etag)
+            items.append(
+                f"[{encode_basestring(path)},{size},{_NULL if mtime_ns is None else mtime_ns}{more}]"
+            )
+        try:
+            data = f"[{','.join(items)}]\n".encode()
+        except UnicodeEncodeError as error:
+            path = next(file.path for file in files if not _is_text(file.path))
+            raise InputUnreadableError(ascii(path), "its name is not UTF-8") from error
+        self.count += len(items) - 1
+        self.weights.append(weight)
+        self._starts.append(self._end)
+        self._end += len(data)
+        self._lines.append(data)
+        if self._end - self._packed >= _BLOCK_BYTES:
+            self._pack()
 
-        schema = item_schema()
+    def write(self, store: Store) -> None:
+        """Write both files, once.
+
+        :raises StorageError: when they cannot be written
+        """
         self._pack()
-        table = pa.table(self._columns(), schema=schema)
-        starts = [*(self._starts[ordinal] for ordinal in chunk_starts), self.count]
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            for start, end in pairwise(starts):
-                writer.write_table(table.slice(start, end - start), row_group_size=end - start)
-        return memoryview(sink.getvalue())
-
-    def _columns(self) -> dict[str, Any]:
-        import numpy as np
-        import pyarrow as pa
-
-        mtimes = np.frombuffer(self._mtimes, np.int64)
-        starts = np.frombuffer(self._starts, np.int64)
-        each = np.append(starts[1:], self.count) - starts
-        paths, etags = zip(*self._full, strict=True)
-        return {
-            "ordinal": np.repeat(np.arange(len(each)), each),
-            "input": np.repeat(np.frombuffer(self._inputs, np.int32), each),
-            "path": pa.chunked_array(paths),
-            "size": np.frombuffer(self._sizes, np.int64),
-            "mtime_ns": pa.array(mtimes, mask=mtimes == _UNKNOWN),
-            "etag": pa.chunked_array(etags),
-        }
+        self._starts.append(self._end)
+        if sys.byteorder == "big":
+            self._starts.byteswap()
+        store.put(names.MINI_BATCHES, *self._blocks)
+        store.put(names.MINI_BATCHES_INDEX, memoryview(self._starts).cast("B"))
 
     def _pack(self) -> None:
-        """Make Arrow's of what is Python's."""
-        import pyarrow as pa
+        self._blocks.append(b"".join(self._lines))
+        self._lines.clear()
+        self._packed = self._end
 
-        try:
-            self._full.append((pa.array(self._paths, pa.string()), pa.array(self._etags, pa.string())))
-        except UnicodeEncodeError as error:
-            raise InputUnreadableError(ascii(error.object), "its name is not UTF-8") from error
-        self._paths, self._etags = [], []
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_parallelrun.engine import ownership
+from airflow_parallelrun.engine.journal import Line, Streak
 from airflow_parallelrun.engine.store import open_temporary
 from airflow_parallelrun.worker import protocol
 
@@ -34,7 +35,7 @@ _HEADER = (
     "Mini-batch Id,Picked Count,Process,Process Start Time,Total,Succeeded,Failed,Elapsed Seconds,"
     "Process Seconds,Run Method Seconds,Status,Error Category,Error Message,Mini-batch Detail\n"
 )
-_LINE = "%d,%d,%s,%s.%06dZ,%d,%d,%d,%.6f,%.6f,%.6f,%s,%s,%s,%s\n"
+_LINE = "%d,%d,%s,%s,%d,%d,%d,%.6f,%.6f,%.6f,%s,%s,%s,%s\n"
 _CLEAN = "RUN_DONE", "", ""
 
 # The original's words, by the type of the error; every other failure is RUN_EXCEPTION.
@@ -43,6 +44,8 @@ _STATUSES = {
     "OverheadTimeout": "LOAD_TIMEOUT",
     "InputChangedError": "LOAD_EXCEPTION",
 }
+
+_SECOND = 1_000_000  # µs
 
 # Written at once: a million lines are common.
 _LINES = 1_000
@@ -57,7 +60,8 @@ class JobReport:
         self._folder = ownership.folder(plan.output) if plan.output else plan.run_dir
         self._file: BinaryIO | None = None
         self._lines = [_HEADER]
-        self._second, self._second_text = 0, ""
+        # The second of the last time that was asked for.
+        self._second_us, self._second = 0, ""
         self._details: dict[Attempt, str] = {}
 
     def __enter__(self) -> Self:
@@ -73,17 +77,21 @@ class JobReport:
 
     def add(self, record: Record) -> None:
         """Take a result, whether it counts or not."""
-        line = record.line
-        second, micro = divmod(int((line.finished - line.seconds) * 1e6), 1_000_000)
-        if second != self._second:
-            self._second, self._second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        entry = record.entry
+        if isinstance(entry, Streak):
+            self._lines += self._of_streak(entry, self._detail(record))
+        else:
+            self._lines.append(self._of_line(entry, self._detail(record)))
+        if len(self._lines) >= _LINES:
+            self._write()
+
+    def _of_line(self, line: Line, detail: str) -> str:
         status, category, message = _CLEAN if line.error is None else _outcome(line.status, line.error)
         values = (
             line.ordinal,
             line.tries,
             line.process,
-            self._second_text,
-            micro,
+            self._time(int((line.finished - line.seconds) * 1e6)),
             line.items_in,
             line.items_ok,
             line.items_in - line.items_ok,
@@ -93,11 +101,33 @@ class JobReport:
             status,
             category,
             message,
-            self._detail(record),
+            detail,
         )
-        self._lines.append(_LINE % values)
-        if len(self._lines) >= _LINES:
-            self._write()
+        return _LINE % values
+
+    def _of_streak(self, streak: Streak, detail: str) -> Iterator[str]:
+        """Yield a line for each mini-batch, as it would be for its single line."""
+        # Many a job has a million quick ones. The text of an integer costs half as much as a float's.
+        began_us = int(streak.began * 1e6)
+        rest = f"RUN_DONE,,,{detail}\n"
+        columns = streak.items, streak.run_us, streak.cpu_us, streak.ended_us
+        for ordinal, items, run_us, cpu_us, ended_us in zip(streak.ordinals, *columns, strict=True):
+            if streak.without and ordinal in streak.without:
+                continue
+            begun = self._time(began_us + ended_us - run_us)
+            run_s, cpu_s = _seconds(run_us), _seconds(cpu_us)
+            yield f"{ordinal},1,{streak.process},{begun},{items},{items},0,{run_s},{cpu_s},{run_s},{rest}"
+
+    def _time(self, us: int) -> str:
+        """Return a time in ISO 8601.
+
+        :param us: microseconds since the epoch
+        """
+        if not 0 <= us - self._second_us < _SECOND:
+            second = us // _SECOND
+            self._second_us = second * _SECOND
+            self._second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second}.{us - self._second_us:06}Z"
 
     def publish(self) -> None:
         """Give the report its name, in the place of an earlier one."""
@@ -110,13 +140,14 @@ class JobReport:
             os.replace(self._file.name, self._path)
 
     def _detail(self, record: Record) -> str:
+        parts = record.entry.parts if isinstance(record.entry, Line) else ()
         known = self._details.get(record.attempt)
-        if known is not None and not record.line.parts:
+        if known is not None and not parts:
             return known
         detail: dict[str, Any] = {"node": str(record.attempt), "round": record.round}
-        if not record.line.parts:
+        if not parts:
             return self._details.setdefault(record.attempt, _quoted(json.dumps(detail)))
-        detail["parts"] = Counter(part.status for part in record.line.parts)
+        detail["parts"] = Counter(part.status for part in parts)
         return _quoted(json.dumps(detail))
 
     def _write(self) -> None:
@@ -147,6 +178,10 @@ def _outcome(status: str, error: dict[str, Any]) -> tuple[str, str, str]:
     kind = str(error.get("type"))
     word = _STATUSES.get(kind, "RUN_EXCEPTION") if status == protocol.FAILED else "RUN_DONE"
     return word, _quoted(kind), _quoted(str(error.get("message")))
+
+
+def _seconds(us: int) -> str:
+    return f"0.{us:06}" if us < _SECOND else f"{us // _SECOND}.{us % _SECOND:06}"
 
 
 def _quoted(text: str) -> str:

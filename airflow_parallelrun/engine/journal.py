@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal: one line for each finished mini-batch, and only what it names exists.
+"""The journal: a line for each finished mini-batch, or for a streak of them; and only what it names exists.
 
-A journal is written by one attempt. Its first line says whose it is; each further line is one mini-batch.
+A journal is written by one attempt. Its first line says whose it is.
 A last line without its newline is torn and does not count; nor does a line that cannot be read: a power cut
 may leave a hole in what had not been flushed.
 """
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
-from airflow_parallelrun.worker.protocol import FAILED
+from airflow_parallelrun.worker.protocol import FAILED, OK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
     from airflow_parallelrun.engine.store import Store
@@ -29,12 +29,6 @@ FORMAT_VERSION = 1
 
 # A process may have 1,024 descriptors.
 JOURNALS_OPEN = 32
-
-_EXTENT = '["%s",%d,%d,%d]'
-_LINE = (
-    '{"ordinal":%d,"status":"%s","tries":%d,"items_in":%d,"items_ok":%d,"rows_out":%d,"extents":[%s],'
-    '"seconds":%.6f,"cpu_seconds":%.6f,"process":"%s","finished":%.3f,"error":%s%s}\n'
-)
 
 
 class Extent(NamedTuple):
@@ -119,34 +113,116 @@ class Line(NamedTuple):
         """Whether its rows count; a mini-batch that came back short has succeeded with what it returned."""
         return self.status != FAILED
 
+    def lines(self) -> list[Line]:
+        """Return what it says of each mini-batch, as a streak does."""
+        return [self]
+
     def encode(self) -> bytes:
-        """Return the line.
+        """Return the line."""
+        values = self._asdict()
+        values["seconds"], values["cpu_seconds"] = round(self.seconds, 6), round(self.cpu_seconds, 6)
+        values["finished"] = round(self.finished, 3)
+        if not self.parts:
+            del values["parts"]
+        return _json(values).encode() + b"\n"
 
-        %-formatting costs a fifth of json.dumps, and a line is written for every mini-batch.
-        """
-        error = "null" if self.error is None else _json(self.error)
-        extents = ",".join([_EXTENT % extent for extent in self.extents])
-        parts = f',"parts":{_json(self.parts)}' if self.parts else ""
-        return (_LINE % (*self[:6], extents, *self[7:11], error, parts)).encode()
+
+class Streak(NamedTuple):
+    """Neighbouring mini-batches that one process ran in a row, each successful in full at its first try.
+
+    :param streak: the first mini-batch
+    :param process: the worker process's name
+    :param segment: where their rows lie, without gaps
+    :param offset: bytes
+    :param crc32: of all rows together
+    :param began: UTC, seconds since the epoch
+    :param items: of each mini-batch, how many it has
+    :param rows_out: of each, elements that run() returned
+    :param lengths: of each, its rows' bytes
+    :param run_us: of each, microseconds of run()
+    :param cpu_us: of each, CPU microseconds of run()
+    :param ended_us: of each, when run() was over, in microseconds from the beginning
+    :param without: the mini-batches among them that do not count: another process had them by then
+    """
+
+    streak: int
+    process: str
+    segment: str
+    offset: int
+    crc32: int
+    began: float
+    items: list[int]
+    rows_out: list[int]
+    lengths: list[int]
+    run_us: list[int]
+    cpu_us: list[int]
+    ended_us: list[int]
+    without: Sequence[int] = ()
+
+    @property
+    def ordinals(self) -> range:
+        """The mini-batches, those that do not count as well."""
+        return range(self.streak, self.streak + len(self.items))
+
+    @property
+    def extents(self) -> list[Extent]:
+        """Where the rows of all of them lie."""
+        length = sum(self.lengths)
+        return [Extent(self.segment, self.offset, length, self.crc32)] if length else []
+
+    def encode(self) -> bytes:
+        """Return the line."""
+        return _json(self._asdict()).encode() + b"\n"
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines that they would have as single ones; the crc32 of an extent is not known."""
+        offset = self.offset
+        for place, ordinal in enumerate(self.ordinals):
+            length = self.lengths[place]
+            if ordinal not in self.without:
+                yield Line(
+                    ordinal=ordinal,
+                    status=OK,
+                    tries=1,
+                    items_in=self.items[place],
+                    items_ok=self.items[place],
+                    rows_out=self.rows_out[place],
+                    extents=[Extent(self.segment, offset, length, _UNKNOWN)] if length else [],
+                    seconds=self.run_us[place] / 1e6,
+                    cpu_seconds=self.cpu_us[place] / 1e6,
+                    process=self.process,
+                    finished=self.began + self.ended_us[place] / 1e6,
+                    error=None,
+                )
+            offset += length
 
 
-_decode = json.JSONDecoder().raw_decode
-_FIELDS = Line._fields[:-1]  # a line without parts, as it is written
+_UNKNOWN = -1
 
 
 class Record(NamedTuple):
-    """A line and where it stands.
+    """A line or a streak, and where it stands.
 
     :param attempt: who wrote it
     :param round: in which round
-    :param line: the line
+    :param entry: what it says
     :param offset: the byte of the journal at which it begins
     """
 
     attempt: Attempt
     round: int
-    line: Line
+    entry: Line | Streak
     offset: int
+
+    @property
+    def line(self) -> Line:
+        """The line; a streak is none."""
+        assert isinstance(self.entry, Line)
+        return self.entry
+
+    def lines(self) -> Iterable[Line]:
+        """Return what it says of each mini-batch."""
+        return self.entry.lines()
 
 
 def header(plan_id: str, attempt: Attempt, round_: int) -> bytes:
@@ -156,7 +232,7 @@ def header(plan_id: str, attempt: Attempt, round_: int) -> bytes:
 
 
 def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator[Record]:
-    """Yield the lines of a journal up to a length.
+    """Yield what a journal says up to a length.
 
     :param name: the journal's name in the run directory
     :param length: bytes that count
@@ -173,13 +249,13 @@ def read_journal(store: Store, name: str, length: int, plan_id: str) -> Iterator
             return
         for number, (offset, text) in enumerate(lines, 2):
             try:
-                line = _parse(text)
+                entry = parse(text)
             except (ValueError, TypeError, KeyError) as error:
                 logger.warning(
                     "%s: line %d is damaged and does not count: %s", store.path(name), number, error
                 )
                 continue
-            yield Record(attempt, round_, line, offset)
+            yield Record(attempt, round_, entry, offset)
 
 
 class JournalLines:
@@ -211,23 +287,31 @@ class JournalLines:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(name)
         file.seek(offset)
-        return _parse(file.readline())
+        line = parse(file.readline())
+        assert isinstance(line, Line)
+        return line
 
 
-def _parse(text: bytes) -> Line:
-    # Half as long as json.loads(bytes) and Line(**values) take.
-    line = str(text, "utf-8")
-    values, end = _decode(line)
-    if end != len(line) - 1:
-        raise ValueError(f"there is more behind byte {end}")
+def parse(text: bytes) -> Line | Streak:
+    """Return a line or a streak from its text.
+
+    :raises ValueError: when it is none, as are TypeError and KeyError
+    """
+    values = _decode(str(text, "utf-8"))  # half as long as json.loads(bytes) takes
+    if "streak" in values:
+        streak = Streak(**values)
+        if len({len(each) for each in streak[6:12]}) != 1:
+            raise ValueError("not each of its lists has a value for each mini-batch")
+        return streak
     values["extents"] = [Extent(*extent) for extent in values["extents"]]
-    if tuple(values) == _FIELDS:
-        return Line._make((*values.values(), ()))
     if parts := values.get("parts"):
         values["parts"] = [
             Part(*part)._replace(extents=[Extent(*extent) for extent in part[5]]) for part in parts
         ]
     return Line(**values)
+
+
+_decode = json.JSONDecoder().decode
 
 
 def _json(value: Any) -> str:

@@ -11,9 +11,10 @@ import zlib
 from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
-from airflow_parallelrun.engine.journal import Extent, JournalLines, Record, read_journal
+from airflow_parallelrun.engine.journal import JournalLines, Record, Streak, read_journal
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.worker import protocol
@@ -21,6 +22,7 @@ from airflow_parallelrun.worker import protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from airflow_parallelrun.engine.journal import Extent, Line
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Seal
     from airflow_parallelrun.engine.store import Store
@@ -122,6 +124,11 @@ class Segments:
         except OSError as error:
             raise StorageError(self._store.path(span.segment), error.strerror or str(error)) from error
 
+    def descriptor(self, span: Span) -> int | None:
+        """Return a descriptor of the segment that a span lies in; None when it is not there."""
+        file = self._open(span.segment)
+        return None if file is None else file.fileno()
+
     def _open(self, name: str) -> BinaryIO | None:
         if name not in self._files:
             try:
@@ -193,7 +200,7 @@ class Ledger:
                     if before_round is not None and record.round >= before_round:
                         break
                     told(record)
-                    if segments.are_intact(record.line.extents):
+                    if segments.are_intact(record.entry.extents):
                         ledger._enter(name, record)
         return ledger
 
@@ -223,16 +230,18 @@ class Ledger:
         :param in_order: in the order of the plan; else as they lie in the segments, so that most are
             neighbours. The rows of a mini-batch stay together either way
         """
-        joined = Span("", 0, 0)
-        for span in self._spans(range(len(self._states)) if in_order else self._as_they_lie()):
-            if joined.segment == span.segment and joined.offset + joined.length == span.offset:
-                joined = Span(joined.segment, joined.offset, joined.length + span.length)
+        names: list[str] = []
+        ordinals = range(len(self._states)) if in_order else self._as_they_lie()
+        current = start = end = -1
+        for segment, offset, length in self._places(ordinals, names):
+            if segment == current and offset == end:
+                end += length
                 continue
-            if joined.length:
-                yield joined
-            joined = span
-        if joined.length:
-            yield joined
+            if current >= 0:
+                yield Span(names[current], start, end - start)
+            current, start, end = segment, offset, offset + length
+        if current >= 0:
+            yield Span(names[current], start, end - start)
 
     def counts(self) -> Counts:
         """Return the run in numbers."""
@@ -252,18 +261,40 @@ class Ledger:
         )
 
     def _enter(self, name: str, record: Record) -> None:
-        line = record.line
+        if not self._journals or self._journals[-1].name != name:
+            self._journals.append(_Journal(name, record.attempt, record.round))
+        entry = record.entry
+        if isinstance(entry, Streak):
+            first, end = entry.ordinals.start, entry.ordinals.stop
+            if not entry.without and self._states.count(UNPROCESSED, first, end) == end - first:
+                self._enter_whole(entry)
+                return
+        for line in record.lines():
+            self._enter_line(line, record)
+
+    def _enter_whole(self, streak: Streak) -> None:
+        """Enter mini-batches of which nothing is known yet; a slice costs hardly more than one of them."""
+        count = len(streak.items)
+        at = slice(streak.streak, streak.streak + count)
+        self._states[at] = bytes([SUCCEEDED]) * count
+        self._items_in[at] = self._items_ok[at] = array("q", streak.items)
+        self._rows[at] = array("q", streak.rows_out)
+        self._journal[at] = array("i", [len(self._journals) - 1]) * count
+        self._length[at] = array("q", streak.lengths)
+        self._offset[at] = array("q", accumulate(streak.lengths[:-1], initial=streak.offset))
+        segment = self._segments.setdefault(streak.segment, len(self._segments))
+        self._segment[at] = array("i", [segment if length else _NONE for length in streak.lengths])
+
+    def _enter_line(self, line: Line, record: Record) -> None:
         ordinal = line.ordinal
         state = _STATES.get(line.status, SHORT)
         before = self._states[ordinal]
-        if before > state or (before == state and not self._is_better(record, state)):
+        if before > state or (before == state and not self._is_better(line, record.round, state)):
             return
         self._states[ordinal] = state
         self._items_in[ordinal] = line.items_in
         self._items_ok[ordinal] = line.items_ok
         self._rows[ordinal] = line.rows_out
-        if not self._journals or self._journals[-1].name != name:
-            self._journals.append(_Journal(name, record.attempt, record.round))
         self._journal[ordinal] = len(self._journals) - 1
         self._place[ordinal] = record.offset
         extents = line.extents
@@ -273,12 +304,12 @@ class Ledger:
         segment, self._offset[ordinal], self._length[ordinal], _ = extents[0]
         self._segment[ordinal] = self._segments.setdefault(segment, len(self._segments))
 
-    def _is_better(self, record: Record, state: int) -> bool:
+    def _is_better(self, line: Line, round_: int, state: int) -> bool:
         """Tell whether a line is better than an earlier one, (k, node, place) counting, in the same state."""
-        ordinal = record.line.ordinal
+        ordinal = line.ordinal
         if state == SHORT:
-            return record.line.items_ok > self._items_ok[ordinal]
-        return state == FAILED and record.round > self._journals[self._journal[ordinal]].round
+            return line.items_ok > self._items_ok[ordinal]
+        return state == FAILED and round_ > self._journals[self._journal[ordinal]].round
 
     def _read(self, lines: JournalLines, ordinal: int) -> Record:
         name, attempt, round_ = self._journals[self._journal[ordinal]]
@@ -294,16 +325,25 @@ class Ledger:
         ]
         return sorted(range(len(places)), key=places.__getitem__)
 
-    def _spans(self, ordinals: Iterable[int]) -> Iterator[Span]:
-        names = list(self._segments)
+    def _places(self, ordinals: Iterable[int], names: list[str]) -> Iterator[tuple[int, int, int]]:
+        """Yield the places of rows: segment, offset and length.
+
+        :param names: filled with the segments' names
+        """
+        numbers = dict(self._segments)
+        names.extend(numbers)
+        segments, offsets, lengths = self._segment, self._offset, self._length
         with JournalLines(self._plan.store) as lines:
             for ordinal in ordinals:
-                segment = self._segment[ordinal]
+                segment = segments[ordinal]
                 if segment >= 0:
-                    yield Span(names[segment], self._offset[ordinal], self._length[ordinal])
+                    yield segment, offsets[ordinal], lengths[ordinal]
                 elif segment == _SEVERAL:
                     for extent in self._read(lines, ordinal).line.extents:
-                        yield Span(*extent[:3])
+                        if extent.segment not in numbers:
+                            numbers[extent.segment] = len(names)
+                            names.append(extent.segment)
+                        yield numbers[extent.segment], extent.offset, extent.length
 
 
 def _by_attempt(journal: tuple[str, int]) -> tuple[int, int, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PLAN = "plan.json"
-MINI_BATCHES = "mini_batches.parquet"
+MINI_BATCHES = "mini_batches.jsonl"
+MINI_BATCHES_INDEX = "mini_batches.index"
 CODE = "code.zip"
 HEADER = "header"
 PROBE = "probe"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan: every mini-batch of a run, fixed before anything starts.
 
-``plan.json`` is for people and carries the settings and the chunk table; ``mini_batches.parquet`` has one
-row per item and one row group per chunk, so that a node reads just the chunks it claimed.
+``plan.json`` is for people and carries the settings and the chunk table; ``mini_batches.jsonl`` has one line
+for each mini-batch with its items, and ``mini_batches.index`` where each line begins.
 """
 
 from __future__ import annotations
@@ -10,30 +10,16 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, Self
 
 from airflow_parallelrun.config import ParallelRunConfig
-from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.store import Store
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.rules import LOGS_FOLDER
-
-if TYPE_CHECKING:
-    import pyarrow
+from airflow_parallelrun.worker.items import Item, ItemReader
 
 FORMAT_VERSION = 1
-
-
-class MiniBatch(NamedTuple):
-    """One mini-batch, as a node holds it.
-
-    :param ordinal: its place in the plan, from 0; the name of the mini-batch within the run
-    :param items: see :func:`worker_item`
-    """
-
-    ordinal: int
-    items: list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +68,11 @@ class Plan:
     def store(self) -> Store:
         """The door to the run directory."""
         return Store(self.run_dir)
+
+    @property
+    def item_files(self) -> tuple[str, str]:
+        """The paths of the items and of their index."""
+        return self.store.path(names.MINI_BATCHES), self.store.path(names.MINI_BATCHES_INDEX)
 
     @property
     def logs(self) -> str:
@@ -147,50 +138,32 @@ def read_plan(run_dir: str) -> Plan:
         raise StorageError(store.path(names.PLAN), f"is damaged: {error}") from error
 
 
-class ItemTable:
-    """The items of a run's mini-batches, read chunk by chunk."""
+class PlanItems:
+    """The items of a run's mini-batches. The files are opened when an item is asked for: most need none.
 
-    def __init__(self, plan: Plan) -> None:
-        import pyarrow.parquet
+    :param plan: the plan
+    :param ahead: how many mini-batches are read at once, for one who asks for neighbours
+    """
 
-        self._file = pyarrow.parquet.ParquetFile(plan.store.path(names.MINI_BATCHES))
+    def __init__(self, plan: Plan, ahead: int = 1) -> None:
+        self._plan = plan
+        self._ahead = ahead
+        self._reader: ItemReader | None = None
+
+    def of(self, ordinal: int) -> list[Item]:
+        """Return the items of a mini-batch.
+
+        :raises StorageError: when they cannot be read
+        """
+        try:
+            if self._reader is None:
+                self._reader = ItemReader(*self._plan.item_files)
+            return self._reader.read(ordinal, self._ahead)
+        except (OSError, ValueError) as error:
+            raise StorageError(self._plan.item_files[0], str(error)) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def read_chunk(self, chunk: int) -> list[MiniBatch]:
-        """Return the mini-batches of a chunk, in order."""
-        table = self._file.read_row_group(chunk, columns=["ordinal", "path", "size", "mtime_ns"])
-        ordinals, *columns = (column.to_pylist() for column in table.itercolumns())
-        batches: list[MiniBatch] = []
-        for ordinal, *item in zip(ordinals, *columns, strict=True):
-            if not batches or batches[-1].ordinal != ordinal:
-                batches.append(MiniBatch(ordinal, []))
-            batches[-1].items.append(worker_item(*item))
-        return batches
-
-
-def worker_item(path: str, size: int, mtime_ns: int | None) -> list[Any]:
-    """Return an item as a worker process gets it: path, size and modification time.
-
-    The last is None for a URL. It tells the worker that there is no file whose state it could compare.
-    """
-    return [path, size, None if is_remote(path) else mtime_ns]
-
-
-def item_schema() -> pyarrow.Schema:
-    """Return the schema of ``mini_batches.parquet``."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("ordinal", pa.int64(), nullable=False),
-            pa.field("input", pa.int32(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("size", pa.int64()),
-            pa.field("mtime_ns", pa.int64()),
-            pa.field("etag", pa.string()),
-        ],
-        metadata={"format_version": str(FORMAT_VERSION)},
-    )
+        """Close what was opened."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.deaths import Exit
+from airflow_parallelrun.engine.portions import InFlight
 from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, StorageError
 from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.engine.forking import ForkServer
     from airflow_parallelrun.engine.plan import Plan
+    from airflow_parallelrun.engine.portions import Portion
     from airflow_parallelrun.engine.rounds import Started
-    from airflow_parallelrun.engine.tries import Fed
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,8 @@ class Process:
         self.init_failure: Failure | None = None
         self.exit: Exit | None = None
         self.seconds_mean: float | None = None
-        self.in_flight: dict[int, Fed] = {}
-        self._next_feed = 0
-        self._lines = protocol.LineReader()
+        self.in_flight = InFlight()
+        self._messages = protocol.MessageReader()
         self._unsent: deque[bytes] = deque()
         self._popen: subprocess.Popen[bytes] | None = None
         self._start(plan, started, code, forks)
@@ -187,6 +187,8 @@ class Process:
             "log_dir": os.path.dirname(self.files.entry_script),
             "output_dir": plan.output or plan.run_dir,
             "error_log": self.files.error,
+            "segment": self.segment,
+            "item_files": plan.item_files,
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,
             "dataframe_header": plan.config.append_row_dataframe_header,
@@ -194,14 +196,9 @@ class Process:
             "profile": self.files.profile,
         }
 
-    def feed(self, mini_batches: Iterable[Fed]) -> None:
+    def feed(self, portions: Iterable[Portion]) -> None:
         """Send mini-batches; the process runs them in this order."""
-        items = []
-        for fed in mini_batches:
-            self.in_flight[self._next_feed] = fed
-            items.append([self._next_feed, *fed.message])
-            self._next_feed += 1
-        self._send(["run", items])
+        self._send(["run", [[self.in_flight.add(portion), *portion.message] for portion in portions]])
 
     def answer(self, ok: bool, value: Any) -> None:
         """Answer the process's question."""
@@ -212,19 +209,18 @@ class Process:
         self.stopping = True
         self._send(["stop"])
 
-    def revoke(self) -> list[Fed]:
+    def revoke(self) -> list[Portion]:
         """Take back what waits behind the mini-batch that is running, as far as that is certain."""
         state = self.page.read()
         if state is None or len(self.in_flight) < 2 or state.feed < 0:
             return []
-        self.page.revoke(self._next_feed)
+        self.page.revoke(self.in_flight.next_feed)
         # Looked at after the revocation: what the process has begun by now it runs or skips, and says which.
         # A process that is idle has been through everything.
         state = self.page.read()
         if state is None or state.feed < 0:
             return []
-        certain = [feed for feed in self.in_flight if feed > state.feed]
-        return [self.in_flight.pop(feed) for feed in certain]
+        return self.in_flight.take_behind(state.feed)
 
     def is_slow(self, limit_s: float) -> bool:
         """Tell whether the mini-batch that is running has been running for longer than this."""
@@ -241,7 +237,7 @@ class Process:
             return []
         except ConnectionResetError:
             return None
-        return self._lines.feed(data) if data else None
+        return self._messages.feed(data) if data else None
 
     def has_spoken(self, seconds: float = 0.0) -> bool:
         """Tell whether there is something to receive, and wait so long for it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine.dispatcher import TRACEBACK_END
 from airflow_parallelrun.engine.journal import Part
-from airflow_parallelrun.engine.plan import ItemTable
+from airflow_parallelrun.engine.plan import PlanItems
 from airflow_parallelrun.engine.tries import error_line
 from airflow_parallelrun.worker import protocol
 
@@ -29,6 +29,8 @@ GROUPS = 10
 # Causes that are told apart while they are counted.
 KINDS = 1_000
 _ITEMS_PER_GROUP = 3
+# Where one mini-batch fails its neighbours often do, too.
+_READ_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,14 @@ class _Group:
         # A node journals those of the first few errors of a kind, and they may stand anywhere in the plan.
         self.traceback = self.traceback or traceback[-TRACEBACK_END:]
 
-    def told(self, items: _Items) -> ErrorGroup:
+    def told(self, items: PlanItems) -> ErrorGroup:
         """Return it with the first items of the first part."""
         return ErrorGroup(
             error=self.error,
             mini_batches=self.mini_batches,
             items=self.items,
             sample_mini_batch=self.ordinal,
-            sample_items=items.of(self.ordinal)[self.first : self.last],
+            sample_items=[item[0] for item in items.of(self.ordinal)[self.first : self.last]],
             traceback=self.traceback,
             log=self.log,
         )
@@ -139,10 +141,11 @@ def failed_item_lines(plan: Plan, problems: Iterable[Record]) -> Iterator[bytes]
 
     :param problems: the lines of failed and short mini-batches, in the order of the plan
     """
-    with contextlib.closing(_Items(plan)) as items:
+    with contextlib.closing(PlanItems(plan, _READ_AHEAD)) as items:
         for record in problems:
             for part in _troubled(record.line):
-                paths = items.of(record.line.ordinal)[part.first : part.first + part.items]
+                within = slice(part.first, part.first + part.items)
+                paths = [item[0] for item in items.of(record.line.ordinal)[within]]
                 told = _failure(plan, record, part)
                 if part.status == protocol.FAILED:
                     for path in paths:
@@ -188,7 +191,7 @@ def group_errors(plan: Plan, problems: Iterable[Record]) -> list[ErrorGroup]:
                 group = groups[key] = _Group(text, ordinal, part, _log(plan, record, part))
             group.count(ordinal, part, str(error.get("traceback") or ""))
     top = sorted(groups.values(), key=lambda group: (-group.mini_batches, group.ordinal))[:GROUPS]
-    with contextlib.closing(_Items(plan)) as items:
+    with contextlib.closing(PlanItems(plan, _READ_AHEAD)) as items:
         return [group.told(items) for group in top]
 
 
@@ -214,32 +217,6 @@ def _troubled(line: Line) -> list[Part]:
 def _log(plan: Plan, record: Record, part: Part) -> str:
     """Return the file that has everything; the node's own where no process was at fault."""
     return str((part.error or {}).get("log") or plan.node_log(str(record.attempt)))
-
-
-class _Items:
-    """The paths of mini-batches' items; a chunk is read once for neighbours."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._table: ItemTable | None = None
-        self._chunk = -1
-        self._paths: dict[int, list[str]] = {}
-
-    def of(self, ordinal: int) -> list[str]:
-        """Return the items of a mini-batch."""
-        if self._table is None:
-            self._table = ItemTable(self._plan)
-        chunk = self._plan.chunk_of(ordinal)
-        if chunk != self._chunk:
-            batches = self._table.read_chunk(chunk)
-            self._paths = {batch.ordinal: [item[0] for item in batch.items] for batch in batches}
-            self._chunk = chunk
-        return self._paths[ordinal]
-
-    def close(self) -> None:
-        """Close the table, if it was opened."""
-        if self._table is not None:
-            self._table.close()
 
 
 def _json_line(document: dict[str, Any]) -> bytes:

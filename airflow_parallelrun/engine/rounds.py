@@ -125,6 +125,17 @@ def journals(store: Store) -> tuple[tuple[str, int], ...]:
     return tuple((f"{names.JOURNAL}/{entry.name}", entry.size) for entry in store.entries(names.JOURNAL))
 
 
+def make_durable(store: Store, journal: str) -> None:
+    """Flush a journal that others are to build on.
+
+    :raises StorageError: when that is refused
+    """
+    try:
+        store.sync(journal)
+    except OSError as error:
+        raise StorageError(store.path(journal), error.strerror or str(error)) from error
+
+
 def seal(store: Store) -> Seal:
     """Seal the open round; or, when no node has worked since the last seal, return that.
 
@@ -137,10 +148,7 @@ def seal(store: Store) -> Seal:
             return last
     found = journals(store)
     for name, _ in found:
-        try:
-            store.sync(name)  # of a node that is alive the last lines may not be durable yet
-        except OSError as error:
-            raise StorageError(store.path(name), error.strerror or str(error)) from error
+        make_durable(store, name)  # of a node that is alive the last lines may not be yet
     if found:  # nor their names
         sync_folder(store.path(names.JOURNAL))
     record = {

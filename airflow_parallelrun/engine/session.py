@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names
 from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.claims import Claims
 from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.control import Control
 from airflow_parallelrun.engine.dispatcher import Dispatcher
+from airflow_parallelrun.engine.finished import Finished, Tally
 from airflow_parallelrun.engine.guarding import Guardian
-from airflow_parallelrun.engine.history import Tally, read_history
-from airflow_parallelrun.engine.journal import Line, header
+from airflow_parallelrun.engine.history import read_history
+from airflow_parallelrun.engine.intake import Intake
+from airflow_parallelrun.engine.journal import header
 from airflow_parallelrun.engine.launcher import Launcher
 from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
-from airflow_parallelrun.engine.plan import ItemTable, MiniBatch, Plan
+from airflow_parallelrun.engine.plan import Plan, PlanItems
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.questions import answer
@@ -38,7 +39,6 @@ from airflow_parallelrun.engine.resources import ResourceMonitor
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.engine.stall import StallWatch
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
-from airflow_parallelrun.worker.protocol import FAILED
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.control import Sighting
@@ -55,8 +55,6 @@ QUEUE_LIMIT = 10_000
 CONTROL_INTERVAL_S = 2.0
 # Deadlines are whole seconds; looking at all pages this often costs nothing and is late by no more.
 DEADLINE_INTERVAL_S = 0.25
-# A mini-batch that was running in so many processes when their node died is what kills the machine.
-POISON_DEATHS = 3
 # As the original: so many processes may fail in init() for each that should run.
 INIT_FAILURES_PER_PROCESS = 3
 # Time for results that are on their way when the node is asked to stop.
@@ -87,10 +85,10 @@ class Session:
         self._state = "starting"
         self._superseded = False
         self.outcome, self.message = "finished", ""
-        self._claims = Claims(plan, self._started, self._history.chunks(plan))
+        self._items = PlanItems(plan)
+        self._intake = Intake(plan, self._started, self._history, self._items)
         self._control = Control(self._store, self._started)
-        self._dispatcher = Dispatcher(plan, partial(answer, plan.models_root, plan.store))
-        self._table: ItemTable | None = None
+        self._dispatcher = Dispatcher(plan, self._items, partial(answer, plan.models_root, plan.store))
         self._process_limit = plan.config.processes_per_node
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
@@ -102,6 +100,7 @@ class Session:
 
     def _open(self, opened: ExitStack) -> None:
         attempt = self._started.attempt
+        opened.callback(self._items.close)
         self._selector = opened.enter_context(selectors.DefaultSelector())
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         remove_leftovers(self._store, attempt)
@@ -145,10 +144,10 @@ class Session:
         """Run the dispatch loop to its end."""
         dispatcher = self._dispatcher
         self._claim()
-        while dispatcher.outstanding or self._claims.free:
+        while dispatcher.outstanding or self._intake.free:
             self._start_processes()
             if not self._committer.is_behind:
-                dispatcher.feed(last=not self._claims.free)
+                dispatcher.feed(last=not self._intake.free)
             self._wait()
             self._look()
             self._collect()
@@ -213,10 +212,13 @@ class Session:
     def _claim(self) -> None:
         """Claim chunks until the queue has what the processes need soon."""
         while self._dispatcher.queued < self._wanted():
-            chunk = self._claims.next()
-            if chunk is None:
+            taken = self._intake.next()
+            if taken is None:
                 return
-            self._dispatcher.add(self._load(chunk))
+            self._dispatcher.add(taken.portions)
+            for line in taken.partial:
+                self._dispatcher.go_on(line)
+            self._committer.add(map(Finished.of, taken.poison))
 
     def _wanted(self) -> int:
         """Return how many mini-batches should wait in the queue.
@@ -225,7 +227,7 @@ class Session:
         no more than leaves as much for every other node, several times over; and one for each idle process.
         """
         dispatcher, plan = self._dispatcher, self._plan
-        left = self._claims.free * plan.mini_batches / len(plan.chunk_starts)
+        left = self._intake.free * plan.mini_batches / len(plan.chunk_starts)
         share = int(left / (4 * plan.node_count)) if plan.node_count > 1 else int(left)
         wanted = dispatcher.capacity()
         elapsed = time.monotonic() - (dispatcher.first_ready or time.monotonic())
@@ -234,28 +236,9 @@ class Session:
         not_started = self._process_limit - len(dispatcher.processes)
         return max(not_started + dispatcher.idle, min(wanted, share))
 
-    def _load(self, chunk: int) -> list[MiniBatch]:
-        if self._table is None:
-            # The first processes start now: they import their libraries while this one imports its own.
-            self._start_processes(expected=self._plan.chunk_size(chunk))
-            self._table = ItemTable(self._plan)
-            self._opened.callback(self._table.close)
-        left = []
-        for mini_batch in self._table.read_chunk(chunk):
-            if self._history.finished[mini_batch.ordinal]:
-                continue
-            if self._history.deaths[mini_batch.ordinal] >= POISON_DEATHS:
-                self._committer.add([_poison(mini_batch, self._history.deaths[mini_batch.ordinal])])
-                continue
-            if line := self._history.partial.get(mini_batch.ordinal):
-                self._dispatcher.go_on(mini_batch, line)
-                continue
-            left.append(mini_batch)
-        return left
-
-    def _start_processes(self, expected: int = 0) -> None:
+    def _start_processes(self) -> None:
         dispatcher = self._dispatcher
-        unclaimed = self._claims.free
+        unclaimed = self._intake.free
         if self._launcher.is_preparing:
             return
         if dispatcher.fruitless >= INIT_FAILURES_PER_PROCESS * self._process_limit:
@@ -264,7 +247,7 @@ class Session:
             failure = dispatcher.last_failure
             assert failure is not None
             raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, *failure)
-        wanted = min(self._process_limit, max(expected, dispatcher.outstanding) + unclaimed)
+        wanted = min(self._process_limit, dispatcher.outstanding + unclaimed)
         while len(dispatcher.processes) < wanted:
             process = self._launcher.start()
             self._guardian.watch(process.pid)
@@ -319,14 +302,14 @@ class Session:
     def _count(self) -> None:
         committed = self._committer.committed
         while committed:
-            line = committed.popleft()
-            self._tally.add(line)
-            self._own.add(line)
+            tally = committed.popleft().tally
+            self._tally.add(tally)
+            self._own.add(tally)
 
     def _commit(self, hurry: bool) -> None:
         if finished := self._dispatcher.take_finished():
             self._committer.add(finished, hurry)
-            self._finished += len(finished)
+            self._finished += sum(each.tally.done for each in finished)
 
     def _look(self) -> None:
         """Look at others, every so often, and before this node commits, charges or claims any more."""
@@ -335,7 +318,7 @@ class Session:
             return
         self._next_look = now + CONTROL_INTERVAL_S
         self._others = seen = self._meet()
-        self._claims.look()
+        self._intake.look()
         self._guardian.look()
         if seen.aborted:
             self._abort()
@@ -415,10 +398,3 @@ class Session:
             self._wait()
             self._check_processes()
         self._commit(hurry=True)
-
-
-def _poison(mini_batch: MiniBatch, deaths: int) -> Line:
-    message = f"it was running in {deaths} node processes that died; it is not tried again"
-    error = {"type": "NodeLost", "message": message, "frame": None, "traceback": "", "log": ""}
-    items = len(mini_batch.items)
-    return Line(mini_batch.ordinal, FAILED, deaths, items, 0, 0, [], 0.0, 0.0, "", time.time(), error)

@@ -32,15 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.datasets import ListedFile
 
 # Chunks are what a node claims: small enough that the last ones even out (each process gets at least 32),
 # few enough that claiming them and listing the claims stays cheap.
 CHUNKS_PER_PROCESS = 32
 MINI_BATCHES_PER_CHUNK = 1_000
 CHUNKS = 20_000
-
-# Opening a file costs about as much as reading this many bytes of it.
-_FILE_WEIGHT = 4096
 
 
 @dataclass(frozen=True)
@@ -186,13 +184,14 @@ def _storage_root(request: RunRequest, output: str | None) -> str:
 def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int, limit: ListingLimit) -> ItemWriter:
     items = ItemWriter()
     for number, each in enumerate(inputs):
-        in_batch = files_per_mini_batch
+        mini_batch: list[ListedFile] = []
         for file in limit.watch(each.paths, list_files(each.paths)):
-            if in_batch == files_per_mini_batch:
-                items.begin(number)
-                in_batch = 0
-            in_batch += 1
-            items.add(file, file.size + _FILE_WEIGHT)
+            mini_batch.append(file)
+            if len(mini_batch) == files_per_mini_batch:
+                items.add(number, mini_batch)
+                mini_batch.clear()
+        if mini_batch:
+            items.add(number, mini_batch)
     return items
 
 
@@ -204,6 +203,6 @@ def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:
             plan.run_dir,
             "two writers could create the same object; claims would not be safe on this file system",
         )
-    store.put(names.MINI_BATCHES, items.parquet(plan.chunk_starts))
+    items.write(store)
     store.put(names.CODE, snapshot.archive)
     store.put(names.PLAN, plan.to_json())

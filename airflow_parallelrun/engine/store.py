@@ -78,10 +78,13 @@ class Store:
         sync_folder(os.path.dirname(target))
         return True
 
-    def put(self, name: str, data: bytes | memoryview) -> None:
-        """Write a complete object, durably, replacing an older one of the same writer."""
+    def put(self, name: str, *data: bytes | memoryview) -> None:
+        """Write a complete object, durably, replacing an older one of the same writer.
+
+        :param data: its content, in any number of pieces
+        """
         target = self.path(name)
-        with self._written(target, data) as temporary:
+        with self._written(target, *data) as temporary:
             try:
                 os.replace(temporary, target)
                 sync_folder(os.path.dirname(target))
@@ -200,7 +203,7 @@ class Store:
             raise StorageError(path, error.strerror or str(error)) from error
 
     @contextlib.contextmanager
-    def _written(self, target: str, data: bytes | memoryview) -> Iterator[str]:
+    def _written(self, target: str, *data: bytes | memoryview) -> Iterator[str]:
         """Write a complete object under a temporary name, which is gone at the end of the block."""
         folder, name = os.path.split(target)
         try:
@@ -214,7 +217,7 @@ class Store:
         except OSError as error:
             raise StorageError(target, error.strerror or str(error)) from error
         try:
-            _write_all(fd, target, data, durably=True)
+            _write_all(fd, target, *data, durably=True)
             yield temporary
         finally:
             with contextlib.suppress(OSError):  # it has got its name; else listings do not show it
@@ -263,11 +266,12 @@ def sync_folder(path: str) -> None:
         raise StorageError(path, error.strerror or str(error)) from error
 
 
-def _write_all(fd: int, path: str, data: bytes | memoryview, durably: bool = False) -> None:
+def _write_all(fd: int, path: str, *data: bytes | memoryview, durably: bool = False) -> None:
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        for piece in data:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
         if durably:
             os.fsync(fd)
     except OSError as error:

@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import time
-import zlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from .errors import ContractError, ReturnValueError
@@ -25,6 +24,8 @@ SETTINGS_FILE = "parallel_run_step.settings.json"
 
 _TO_CSV: Dict[str, Any] = {"sep": " ", "header": False, "index": False}
 _WRITE_TRIES = 6
+# A system call for each row would cost more than to write most of them.
+_BUFFER_BYTES = 1 << 18
 
 
 class SegmentError(Exception):
@@ -35,23 +36,15 @@ class Origin(NamedTuple):
     """Where rows come from.
 
     :param ordinal: the mini-batch
-    :param paths: what run() got
-    :param first: the place of the first of them in the mini-batch
+    :param paths: what run() gets
+    :param first: of a part of a mini-batch, the place of the first of them in it
     :param tries: which try it is, from 1
     """
 
     ordinal: int
     paths: List[str]
-    first: int
+    first: Optional[int]
     tries: int
-
-
-class Extent(NamedTuple):
-    """Where the rows of one mini-batch lie in a segment."""
-
-    offset: int
-    length: int
-    crc32: int
 
 
 class RowFormatter:
@@ -172,27 +165,45 @@ def _columns(origin: Origin, count: int, names: Sequence[str]) -> list[Iterable[
     columns: Dict[str, Iterable[Any]] = {
         "mini_batch": [origin.ordinal] * count,
         "source": origin.paths if len(origin.paths) == count else [""] * count,
-        "row": range(origin.first, origin.first + count),
+        "row": range(origin.first or 0, (origin.first or 0) + count),
         "try": [origin.tries] * count,
     }
     return [columns[name] for name in names]
 
 
 class Segment:
-    """The bytes that one process writes, and no other; the node journals which of them count."""
+    """The bytes that one process writes, and no other; the node journals which of them count.
+
+    Rows wait in memory for others until :meth:`flush`, as far as they are few.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._end = 0
+        self._waiting: List[bytes] = []
+        self._written = 0
+        #: Where the next rows will stand.
+        self.end = 0
 
-    def append(self, data: bytes) -> Extent:
-        """Write rows at the end.
+    def append(self, data: bytes) -> None:
+        """Add rows at the end.
+
+        :raises SegmentError: when the store refuses for about 30 s
+        """
+        self._waiting.append(data)
+        self.end += len(data)
+        if self.end - self._written >= _BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
 
         A failed write is tried again at the same place: nothing there is journalled yet.
 
         :raises SegmentError: when the store refuses for about 30 s
         """
-        extent = Extent(self._end, len(data), zlib.crc32(data))
+        if not self._waiting:
+            return
+        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         for attempt in range(_WRITE_TRIES):
             try:
                 self._write(data)
@@ -202,11 +213,11 @@ class Segment:
                 time.sleep(2**attempt)
             else:
                 break
-        self._end += len(data)
-        return extent
+        self._waiting.clear()
+        self._written = self.end
 
     def _write(self, data: bytes) -> None:
-        view, at = memoryview(data), self._end
+        view, at = memoryview(data), self._written
         while view:
             written = os.pwrite(self._fd, view, at)
             view, at = view[written:], at + written

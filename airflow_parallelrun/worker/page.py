@@ -61,16 +61,33 @@ class Page:
         self._words.release()
         self._map.close()
 
-    def write(self, phase: int, ordinal: int = -1, feed: int = -1) -> None:
-        """Record what starts now. Only one process writes: the node before the start, then the worker."""
+    def write(self, phase: int, ordinal: int = -1, feed: int = -1) -> int:
+        """Record what starts now. Only one process writes: the node before the start, then the worker.
+
+        :return: the time of the start, CLOCK_MONOTONIC in ns
+        """
         words = self._words
         sequence = words[_SEQUENCE] | 1
         words[_SEQUENCE] = sequence
         words[_PHASE] = phase
         words[_ORDINAL] = ordinal
         words[_FEED] = feed
-        words[_START_NS] = time.monotonic_ns()
+        words[_START_NS] = now = time.monotonic_ns()
         words[_SEQUENCE] = sequence + 1
+        return now
+
+    def enter(self, phase: int) -> int:
+        """Record that the same mini-batch is in another phase from now on.
+
+        :return: as :meth:`write`
+        """
+        words = self._words
+        sequence = words[_SEQUENCE]
+        words[_SEQUENCE] = sequence + 1
+        words[_PHASE] = phase
+        words[_START_NS] = now = time.monotonic_ns()
+        words[_SEQUENCE] = sequence + 2
+        return now
 
     def read(self) -> PageState | None:
         """Return a consistent state, or None when the worker was writing each time we looked."""

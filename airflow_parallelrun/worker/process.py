@@ -2,7 +2,7 @@
 """A worker process: takes mini-batches from the node, runs them one after the other, and says how it went.
 
 Rows are in the segment before their mini-batch is reported. Reports are grouped: nothing waits longer than
-``GROUP_S`` for the next mini-batch to end, except behind one that is slow.
+``GROUP_NS`` for the next mini-batch to end, except behind one that is slow.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import signal
 import socket
 import sys
 import time
+import zlib
 from collections import deque
 from typing import Any
 
 from . import logs, page, protocol
 from .errors import ContractError, InputChangedError, describe, problem
-from .output import Extent, Origin, Segment, SegmentError
-from .runtime import EntryScript, Item, Settings, unchanged
+from .items import Item, ItemReader
+from .output import Origin, Segment, SegmentError
+from .report import Report
+from .runtime import EntryScript, Settings, unchanged
 
 # Measured: an acknowledgement of its own costs 8 µs, one in a group 0.4 µs.
-GROUP_S = 0.01
+GROUP_NS = 10_000_000
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 18
@@ -33,6 +36,10 @@ class Gone(BaseException):
     """The node has closed the socket: it is over. No user code may catch it by accident."""
 
 
+class PlanError(Exception):
+    """The items cannot be read from the plan: the store's fault, not the script's."""
+
+
 class Worker:
     """The loop of one worker process."""
 
@@ -40,16 +47,15 @@ class Worker:
         self._channel = channel
         self._page = shared
         self._segment = segment
-        self._lines = protocol.LineReader()
+        self._messages = protocol.MessageReader()
         self._inbox: deque[list[Any]] = deque()
-        self._queue: deque[Any] = deque()
-        self._results: list[protocol.Result] = []
-        self._last_report = time.monotonic()
+        self._queue: deque[list[int]] = deque()
+        self._last_report_ns = time.monotonic_ns()
         self._stopping = False
 
     def serve(self) -> None:
         """Run until the node says stop, or is gone."""
-        self._send(["hello", protocol.VERSION])
+        self._say("hello", protocol.VERSION)
         self._settings = Settings(**self._receive("start")[1])
         logs.set_up(
             self._settings.logging_level,
@@ -57,9 +63,11 @@ class Worker:
         )
         if not self._load():
             return
+        self._items = self._open_items()
+        self._report = Report(self._segment, self._settings.segment, self._settings.agent_name)
         while True:
             if not self._queue:
-                self._report()
+                self._tell()
                 if self._stopping:
                     break
                 self._page.write(page.IDLE)
@@ -67,9 +75,14 @@ class Worker:
             while self._inbox:
                 self._take(self._inbox.popleft())
             if self._queue:
-                self._run(*self._queue.popleft())
+                self._run_all(*self._queue.popleft())
         self._shutdown()
-        self._send(["bye"])
+        self._say("bye")
+
+    def tell_fault(self, error: SegmentError | PlanError) -> None:
+        """Say which object of the run directory it is that has failed."""
+        items = os.path.basename(self._settings.item_files[0])
+        self._say("fault", items if isinstance(error, PlanError) else self._settings.segment, str(error))
 
     def _load(self) -> bool:
         started = time.monotonic()
@@ -79,83 +92,110 @@ class Worker:
         except Gone:
             raise
         except ContractError as error:
-            self._send(["contract", str(error)])
+            self._say("contract", str(error))
             return False
         except BaseException as error:  # noqa: BLE001 - user code; SystemExit too must be named, not obeyed
-            self._send(["init_failed", self._describe(error, "init()")])
+            self._say("init_failed", self._describe(error, "init()"))
             return False
-        self._send(["ready", round(time.monotonic() - started, 6)])
+        self._say("ready", round(time.monotonic() - started, 6))
         return True
 
-    def _run(
-        self, feed: int, ordinal: int, items: list[Item], tries: int = 1, first: int | None = None
+    def _run_all(
+        self, feed: int, ordinal: int, count: int, tries: int = 1, first: int | None = None, items: int = 0
     ) -> None:
-        self._page.write(page.LOAD, ordinal, feed)
+        """Run what one entry of a ``run`` message says."""
+        for n in range(count):
+            part = None if first is None else slice(first, first + items)
+            self._run(feed + n, ordinal + n, count - n, tries, part)
+            if time.monotonic_ns() - self._last_report_ns >= GROUP_NS:
+                self._tell()
+
+    def _run(self, feed: int, ordinal: int, ahead: int, tries: int, part: slice | None) -> None:
+        """Run one mini-batch, or a part of it.
+
+        :param ahead: how many mini-batches from this one on are to be run here
+        """
+        loading_ns = self._page.write(page.LOAD, ordinal, feed)
         if self._page.revoked(feed):
-            self._add(
-                protocol.Result(feed, ordinal, protocol.SKIPPED, len(items), 0, 0, 0, 0, 0, 0.0, 0.0, None)
+            self._report.tell(
+                protocol.Result(feed, ordinal, protocol.SKIPPED, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None)
             )
             return
+        items = self._read(ordinal, ahead)
+        if part is not None:
+            items = items[part]
         paths, changed = unchanged(items)
         if not paths:
-            self._fail(
-                feed, ordinal, items, 0.0, 0.0, changed or InputChangedError("the mini-batch is empty")
-            )
+            error = changed or InputChangedError("the mini-batch is empty")
+            self._failed(feed, ordinal, len(items), 0.0, 0.0, error)
             return
-        self._page.write(page.RUN, ordinal, feed)
-        started, cpu_started = time.monotonic(), time.process_time()
+        origin = Origin(ordinal, paths, None if part is None else part.start, tries)
+        running_ns = self._page.enter(page.RUN)
+        cpu_started = time.process_time_ns()
         try:
-            value = self._script.run(paths, str(ordinal) if first is None else f"{ordinal}.{first}")
-            seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-            self._page.write(page.WRITE, ordinal, feed)
+            value = self._script.run(origin)
+            cpu_ns = time.process_time_ns() - cpu_started
+            ended_ns = self._page.enter(page.WRITE)
             returned = self._script.formatter.count(value, len(paths))
-            rows = self._script.formatter.rows(value, Origin(ordinal, paths, first or 0, tries))
+            rows = self._script.formatter.rows(value, origin)
         except Gone:
             raise
         except BaseException as error:  # noqa: BLE001 - user code; SystemExit too is a failed try, not an exit
-            seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-            self._fail(feed, ordinal, items, seconds, cpu_seconds, error)
+            cpu_seconds = (time.process_time_ns() - cpu_started) / 1e9
+            seconds = (self._page.enter(page.WRITE) - running_ns) / 1e9
+            self._failed(feed, ordinal, len(items), seconds, cpu_seconds, error)
             return
-        extent = self._segment.append(rows) if rows else Extent(0, 0, 0)
-        items_ok = min(returned, len(paths))
+        if returned >= len(items) and changed is None and part is None and tries == 1:
+            times_ns = loading_ns, running_ns, ended_ns, cpu_ns
+            self._report.succeeded(feed, ordinal, len(items), returned, rows, times_ns)
+            return
         short = None
         if changed is not None:
             short = self._describe(changed, f"mini-batch {ordinal}")
-        elif items_ok < len(items):
+        elif returned < len(items):
             short = problem("ShortReturn", f"run() returned {returned} elements for {len(items)} items")
-        status = protocol.OK if short is None else protocol.SHORT
-        self._add(
+        self._report.tell(
             protocol.Result(
-                feed, ordinal, status, len(items), items_ok, returned, *extent, seconds, cpu_seconds, short
+                feed=feed,
+                ordinal=ordinal,
+                status=protocol.OK if short is None else protocol.SHORT,
+                items_in=len(items),
+                items_ok=min(returned, len(paths)),
+                rows_out=returned,
+                offset=self._segment.end if rows else 0,
+                length=len(rows),
+                crc32=zlib.crc32(rows),
+                seconds=(ended_ns - running_ns) / 1e9,
+                cpu_seconds=cpu_ns / 1e9,
+                error=short,
             )
         )
+        self._segment.append(rows)
 
-    def _fail(
-        self,
-        feed: int,
-        ordinal: int,
-        items: list[Item],
-        seconds: float,
-        cpu_seconds: float,
-        error: BaseException,
+    def _failed(
+        self, feed: int, ordinal: int, items: int, seconds: float, cpu_seconds: float, error: BaseException
     ) -> None:
-        described = self._describe(error, f"mini-batch {ordinal}")
-        self._add(
-            protocol.Result(
-                feed, ordinal, protocol.FAILED, len(items), 0, 0, 0, 0, 0, seconds, cpu_seconds, described
-            )
+        told = self._describe(error, f"mini-batch {ordinal}")
+        self._report.tell(
+            protocol.Result(feed, ordinal, protocol.FAILED, items, 0, 0, 0, 0, 0, seconds, cpu_seconds, told)
         )
 
-    def _add(self, result: protocol.Result) -> None:
-        self._results.append(result)
-        if time.monotonic() - self._last_report >= GROUP_S:
-            self._report()
+    def _open_items(self) -> ItemReader:
+        try:
+            return ItemReader(*self._settings.item_files)
+        except OSError as error:
+            raise PlanError(str(error)) from error
 
-    def _report(self) -> None:
-        if self._results:
-            self._send(["done", self._results])
-            self._results = []
-        self._last_report = time.monotonic()
+    def _read(self, ordinal: int, ahead: int) -> list[Item]:
+        try:
+            return self._items.read(ordinal, ahead)
+        except (OSError, ValueError) as error:
+            raise PlanError(f"mini-batch {ordinal} cannot be read: {error}") from error
+
+    def _tell(self) -> None:
+        if data := self._report.take():
+            self._send(data)
+        self._last_report_ns = time.monotonic_ns()
 
     def _shutdown(self) -> None:
         self._page.write(page.SHUTDOWN)
@@ -174,7 +214,7 @@ class Worker:
         return described
 
     def _ask(self, subject: str, arguments: dict[str, Any]) -> Any:
-        self._send(["ask", subject, arguments])
+        self._say("ask", subject, arguments)
         _, ok, value = self._receive("answer")
         if not ok:
             raise LookupError(value)
@@ -182,7 +222,7 @@ class Worker:
 
     def _take(self, message: list[Any]) -> None:
         if message[0] == "run":
-            self._queue.extend(map(tuple, message[1]))
+            self._queue.extend(message[1])
         elif message[0] == "stop":
             self._stopping = True
         else:
@@ -203,12 +243,15 @@ class Worker:
             data = self._channel.recv(_RECEIVE_BYTES)
             if not data:
                 raise Gone
-            self._inbox.extend(self._lines.feed(data))
+            self._inbox.extend(self._messages.feed(data))
         return self._inbox.popleft()
 
-    def _send(self, message: list[Any]) -> None:
+    def _say(self, *message: Any) -> None:
+        self._send(protocol.encode([*message]))
+
+    def _send(self, data: bytes) -> None:
         try:
-            self._channel.sendall(protocol.encode(message))
+            self._channel.sendall(data)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Gone from error
 
@@ -230,8 +273,8 @@ def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
         worker.serve()
     except Gone:
         os._exit(0)  # user threads must not keep an orphan alive
-    except SegmentError as error:
-        worker._send(["fault", str(error)])
+    except (SegmentError, PlanError) as error:
+        worker.tell_fault(error)
         os._exit(1)
 
 

@@ -10,14 +10,16 @@ import importlib.util
 import inspect
 import os
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from . import shims
 from .errors import ContractError, InputChangedError
 from .output import RowFormatter
 from .profiling import Profiler
 
-Item = List[Any]  # [path, size, mtime_ns or None]
+if TYPE_CHECKING:
+    from .items import Item
+    from .output import Origin
 
 
 class Settings(NamedTuple):
@@ -32,6 +34,8 @@ class Settings(NamedTuple):
     log_dir: str
     output_dir: str
     error_log: str
+    segment: str = ""
+    item_files: Sequence[str] = ()
     strict_returns: bool = False
     provenance_columns: Sequence[str] = ()
     dataframe_header: bool = False
@@ -101,15 +105,16 @@ class EntryScript:
         if init is not None:
             self._call(init)
 
-    def run(self, mini_batch: list[Any], index: str) -> Any:
+    def run(self, origin: Origin) -> Any:
         """Call ``run()`` and return what it returned.
 
-        :param index: what the script may call the mini-batch
+        :param origin: the mini-batch
         """
         assert self._run is not None
-        if self._takes_context:
-            return self._call(self._run, mini_batch, MiniBatchContext(index, {}))
-        return self._call(self._run, mini_batch)
+        if not self._takes_context:
+            return self._call(self._run, origin.paths)
+        index = str(origin.ordinal) if origin.first is None else f"{origin.ordinal}.{origin.first}"
+        return self._call(self._run, origin.paths, MiniBatchContext(index, {}))
 
     def shutdown(self) -> None:
         """Call ``shutdown()``, if the script has one; nothing is called after it."""
@@ -129,11 +134,12 @@ class EntryScript:
 def unchanged(items: list[Item]) -> tuple[list[str], InputChangedError | None]:
     """Return the paths of the items that are what was listed, and the first problem with the others.
 
-    An item without a modification time is a URL that the script opens itself.
+    A URL is the script's own to open.
     """
     paths, changed = [], None
-    for path, size, mtime_ns in items:
-        if mtime_ns is not None:
+    for item in items:
+        path = item[0]
+        if "://" not in path:  # no path of a listing has two slashes in a row
             try:
                 status = os.stat(path)
             except OSError as error:
@@ -141,7 +147,7 @@ def unchanged(items: list[Item]) -> tuple[list[str], InputChangedError | None]:
                     f"{path} was listed and cannot be read: {error.strerror}"
                 )
                 continue
-            if status.st_size != size or status.st_mtime_ns != mtime_ns:
+            if status.st_mtime_ns != item[2] or status.st_size != item[1]:
                 changed = changed or InputChangedError(f"{path} has changed since it was listed")
                 continue
         paths.append(path)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from workplace import Ended
 
+from airflow_parallelrun.engine.journal import parse
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -85,11 +87,12 @@ class Steered:
     def committed(self) -> set[str]:
         """Return the files whose mini-batch has succeeded, as the journals say."""
         lines = [
-            json.loads(line)
+            line
             for journal in (self.run_dir / "journal").glob("*.jsonl")
-            for line in journal.read_text().splitlines()[1:]
+            for text in journal.read_bytes().splitlines(keepends=True)[1:]
+            for line in parse(text).lines()
         ]
-        return {NAMES[line["ordinal"]] for line in lines if line["status"] == "ok"}
+        return {NAMES[line.ordinal] for line in lines if line.status == "ok"}
 
     def rows(self) -> list[str]:
         """Return the rows of the output."""

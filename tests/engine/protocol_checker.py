@@ -79,23 +79,37 @@ def entries(
             continue
         node, k = map(int, name.split("-")[:2])
         for place, text in enumerate(lines):
-            entry = _entry((k, node, place), start["round"], text, segments)
-            if entry:
-                found.append(entry)
+            found += _entries((k, node, place), start["round"], text, segments)
     return found
 
 
-def _entry(rank: tuple[int, int, int], round_: int, text: bytes, segments: dict[str, bytes]) -> Entry | None:
+def _entries(rank: tuple[int, int, int], round_: int, text: bytes, segments: dict[str, bytes]) -> list[Entry]:
+    """Return what a line says of each mini-batch, if its rows are there."""
     line = _parse(text)
     if line is None:
-        return None
+        return []
     rows = []
-    for segment, offset, length, crc32 in line["extents"]:
+    for segment, offset, length, crc32 in _extents(line):
         part = segments.get(segment, b"")[offset : offset + length]
         if len(part) != length or zlib.crc32(part) != crc32:
-            return None
+            return []
         rows.append(part)
-    return Entry(rank, round_, line["ordinal"], line["status"], line["items_ok"], b"".join(rows))
+    data = b"".join(rows)
+    if "streak" not in line:
+        return [Entry(rank, round_, line["ordinal"], line["status"], line["items_ok"], data)]
+    found = []
+    columns = zip(line["items"], line["lengths"], strict=True)
+    for ordinal, (items, length) in enumerate(columns, line["streak"]):
+        if ordinal not in line.get("without", ()):
+            found.append(Entry(rank, round_, ordinal, "ok", items, data[:length]))
+        data = data[length:]
+    return found
+
+
+def _extents(line: dict[str, Any]) -> list[list[Any]]:
+    if "streak" in line:
+        return [[line["segment"], line["offset"], sum(line["lengths"]), line["crc32"]]]
+    return list(line["extents"])
 
 
 def without_rows(disk: Disk, run: str) -> list[bytes]:
@@ -105,7 +119,7 @@ def without_rows(disk: Disk, run: str) -> list[bytes]:
     for file in disk.files(f"{run}/journal").values():
         for text in file.flushed.split(b"\n")[1:-1]:
             line = _parse(text)
-            if line and any(len(segments[name]) < at + length for name, at, length, _ in line["extents"]):
+            if line and any(len(segments[name]) < at + length for name, at, length, _ in _extents(line)):
                 found.append(text)
     return found
 

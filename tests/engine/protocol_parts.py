@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import selectors
 import threading
+import zlib
 from collections import deque
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from memory_store import File
 
-from airflow_parallelrun.engine import names, pool
+from airflow_parallelrun.engine import claims, names, pool
 from airflow_parallelrun.engine.deaths import Exit
-from airflow_parallelrun.engine.plan import MiniBatch
-from airflow_parallelrun.worker import output, page, protocol
+from airflow_parallelrun.worker import output, page, protocol, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +139,7 @@ class Channel:
         self.to_worker: deque[list[Any]] = deque()
         self.to_node = bytearray()
         self.worker: Task | None = None
-        self._lines = protocol.LineReader()
+        self._messages = protocol.MessageReader()
 
     @property
     def _gone(self) -> bool:
@@ -152,7 +152,7 @@ class Channel:
     def send(self, data: bytes) -> int:
         if self._gone:
             raise BrokenPipeError
-        self.to_worker.extend(self._lines.feed(data))
+        self.to_worker.extend(self._messages.feed(data))
         return len(data)
 
     def recv(self, size: int) -> bytes:
@@ -196,7 +196,8 @@ class Process(pool.Process):
         self.page = Page(file)
         self.page.write(page.INIT)
         self.channel = Channel()  # type: ignore[assignment]
-        worker = Worker(self._world, started.attempt, self.channel, self.page, output.Segment(fd))
+        segment = output.Segment(fd)
+        worker = Worker(self._world, started.attempt, self.channel, self.page, segment, self.segment)
         self._task = self._world.spawn(self._world.current.actor, worker.serve)
         self.channel.worker = self._task
 
@@ -227,9 +228,16 @@ class Worker:
     """A worker process: the order of ``worker/process.py``."""
 
     def __init__(
-        self, world: World, attempt: Attempt, channel: Any, shared: page.Page, segment: output.Segment
+        self,
+        world: World,
+        attempt: Attempt,
+        channel: Any,
+        shared: page.Page,
+        segment: output.Segment,
+        segment_name: str,
     ) -> None:
         self._world = world
+        self._segment_name = segment_name
         self._attempt = attempt
         self._channel = channel
         self._page = shared
@@ -245,53 +253,82 @@ class Worker:
                 self._page.write(page.SHUTDOWN)
                 self._say("bye")
                 return
+            self._report = report.Report(self._segment, self._segment_name, "process")
             try:
-                for feed, ordinal, items, *_ in values[0]:
-                    self._say("done", [self._run(feed, ordinal, len(items))])
+                for feed, ordinal, count, *more in values[0]:
+                    for n in range(count):
+                        self._run(feed + n, ordinal + n, more)
+                        if self._world.reports_now():
+                            self._tell()
+                self._tell()
             except output.SegmentError as error:
-                self._say("fault", str(error))
+                self._say("fault", self._segment_name, str(error))
                 return
             self._page.write(page.IDLE)
 
-    def _run(self, feed: int, ordinal: int, items: int) -> protocol.Result:
+    def _run(self, feed: int, ordinal: int, more: list[int]) -> None:
         self._page.write(page.LOAD, ordinal, feed)
+        result = protocol.Result(
+            feed, ordinal, protocol.SKIPPED, ITEMS_EACH, 0, 0, 0, 0, 0, 0.0, 0.0, {**_ERROR, "type": ""}
+        )
         if self._page.revoked(feed):
-            return protocol.Result(feed, ordinal, protocol.SKIPPED, items, 0, 0, 0, 0, 0, 0.0, 0.0, None)
-        self._page.write(page.RUN, ordinal, feed)
+            self._report.tell(result)
+            return
+        self._page.enter(page.RUN)
         run = self._world.begin_run(self._attempt, ordinal)
         self._world.pause("run", str(ordinal))
         if run.status == protocol.FAILED:
-            return protocol.Result(
-                feed, ordinal, run.status, items, 0, 0, 0, 0, 0, 0.0, 0.0, {**_ERROR, "type": "ValueError"}
-            )
-        self._page.write(page.WRITE, ordinal, feed)
-        returned = items if run.status == protocol.OK else items - 1
+            self._report.tell(result._replace(status=run.status, error={**_ERROR, "type": "ValueError"}))
+            return
+        self._page.enter(page.WRITE)
+        returned = ITEMS_EACH if run.status == protocol.OK else ITEMS_EACH - 1
         run.rows = b"".join(b"%d %d\n" % (ordinal, run.number) for _ in range(returned))
-        extent = self._segment.append(run.rows)
+        if run.status == protocol.OK and not more:
+            self._report.succeeded(feed, ordinal, ITEMS_EACH, returned, run.rows, (0, 0, 0, 0))
+        else:
+            self._report.tell(
+                result._replace(
+                    status=run.status,
+                    items_ok=returned,
+                    rows_out=returned,
+                    offset=self._segment.end,
+                    length=len(run.rows),
+                    crc32=zlib.crc32(run.rows),
+                    error=None if run.status == protocol.OK else {**_ERROR, "type": "ShortReturn"},
+                )
+            )
+            self._segment.append(run.rows)
         run.complete = True
-        short = None if run.status == protocol.OK else {**_ERROR, "type": "ShortReturn"}
-        return protocol.Result(feed, ordinal, run.status, items, returned, returned, *extent, 0.0, 0.0, short)
+
+    def _tell(self) -> None:
+        self._channel.to_node.extend(self._report.take())
 
     def _say(self, *message: Any) -> None:
         self._channel.to_node.extend(protocol.encode(list(message)))
 
 
-class ItemTable:
-    """The plan's items; tells of each chunk that a node takes on."""
+class PlanItems:
+    """The plan's items."""
 
-    def __init__(self, world: World, plan: Any, tell: bool) -> None:
-        self._world = world
-        self._plan = plan
-        self._tell = tell
+    def __init__(self, *given: Any) -> None:
+        return
 
-    def read_chunk(self, chunk: int) -> list[MiniBatch]:
-        if self._tell:
-            self._world.tell(self._world.watch.honoured, self._world.current.actor.attempt, chunk)
-        first = self._plan.chunk_starts[chunk]
-        return [
-            MiniBatch(ordinal, [[f"item-{ordinal}-{n}", 1, 1] for n in range(ITEMS_EACH)])
-            for ordinal in range(first, first + self._plan.chunk_size(chunk))
-        ]
+    def of(self, ordinal: int) -> list[list[Any]]:
+        return [[f"item-{ordinal}-{n}", 1, 1] for n in range(ITEMS_EACH)]
 
     def close(self) -> None:
         return
+
+
+class Claims(claims.Claims):
+    """Tells of each chunk that a node takes on."""
+
+    def __init__(self, world: World, *given: Any) -> None:
+        self._world = world
+        super().__init__(*given)
+
+    def next(self) -> int | None:
+        chunk = super().next()
+        if chunk is not None:
+            self._world.tell(self._world.watch.honoured, self._world.current.actor.attempt, chunk)
+        return chunk

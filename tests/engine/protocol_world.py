@@ -23,9 +23,10 @@ from memory_store import DONE, Disk
 from protocol_parts import (
     ITEMS_EACH,
     RUN,
+    Claims,
     Condition,
-    ItemTable,
     Nothing,
+    PlanItems,
     Process,
     Selector,
     Thread,
@@ -37,6 +38,7 @@ from airflow_parallelrun.engine import (
     assembly,
     committer,
     dispatcher,
+    intake,
     job_report,
     launcher,
     leftovers,
@@ -54,6 +56,7 @@ from airflow_parallelrun.engine.deaths import NO_STACK
 from airflow_parallelrun.engine.reduce import reduce
 from airflow_parallelrun.exceptions import ParallelRunError
 from airflow_parallelrun.worker import output, page
+from airflow_parallelrun.worker import report as worker_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -134,6 +137,7 @@ class World:
         self.actors: list[Actor] = []
         self.runs: dict[int, Run] = {}
         self.outcomes = ["ok"] * mini_batches
+        self._reports = itertools.cycle([True, False, False, True, False])
         self.clock = 1_000_000.0
         self._fate = DONE
         self._numbers = itertools.count(1)
@@ -186,7 +190,7 @@ class World:
             time=lambda: self.clock,
             sleep=lambda seconds: self.pause("sleep", ""),
         )
-        for module in (committer, session, dispatcher, pool, page, output):
+        for module in (committer, session, dispatcher, intake, pool, page, output, worker_report):
             self._undo.setattr(module, "time", clock)
         threads = SimpleNamespace(
             Condition=lambda: Condition(world), Thread=lambda **given: Thread(world, **given)
@@ -197,7 +201,7 @@ class World:
         self._undo.setattr(launcher, "Process", lambda *given: Process(world, *given))
         self._undo.setattr(launcher, "worth_importing", lambda plan, code: [])
         for name, value in {
-            "ItemTable": lambda plan: ItemTable(world, plan, tell=True),
+            "PlanItems": PlanItems,
             "Guardian": Nothing,
             "LogForwarder": Nothing,
             "ResourceMonitor": Nothing,
@@ -215,7 +219,8 @@ class World:
         self._undo.setattr(pool, "os", SimpleNamespace(path=os.path))
         self._undo.setattr(pool, "guardian", SimpleNamespace(kill_members=lambda *given: 0))
         self._undo.setattr(dispatcher, "last_stack", lambda *given: NO_STACK)
-        self._undo.setattr(report, "ItemTable", lambda plan: ItemTable(world, plan, tell=False))
+        self._undo.setattr(report, "PlanItems", PlanItems)
+        self._undo.setattr(intake, "Claims", lambda *given: Claims(world, *given))
 
     # Who goes on.
 
@@ -328,6 +333,10 @@ class World:
         except AssertionError as error:
             self.objection = error
             raise
+
+    def reports_now(self) -> bool:
+        """Tell whether a worker's time to report has come; it always comes when nothing is left to run."""
+        return next(self._reports)
 
     def begin_run(self, attempt: Attempt, ordinal: int) -> Run:
         """Call run() for a mini-batch."""

@@ -65,13 +65,43 @@ def test_rows_as_they_lie_are_the_same_ones(plan):
     assert len(spans) < len(list(ledger.spans()))
 
 
+@pytest.mark.parametrize("copy", [1, 40, 1 << 20])
 @pytest.mark.parametrize("gather", [1, 30, 1 << 20])
-def test_rows_in_the_order_of_the_plan(plan, monkeypatch, gather):
+def test_rows_in_the_order_of_the_plan(plan, monkeypatch, gather, copy):
     monkeypatch.setattr(assembly, "_GATHER_BYTES", gather)
+    monkeypatch.setattr(assembly, "_COPY_BYTES", copy)
     path = assemble(plan, write_run(plan), "rows.txt")
     with open(path, "rb") as file:
         assert file.read() == b"".join(rows_of(n) for n in range(40))
     assert visible(plan) == ["rows.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_where_the_kernel_cannot_copy_it_is_read_and_written(plan, monkeypatch, number):
+    copy, calls = os.copy_file_range, []
+
+    def first_part_only(source, fd, count, offset):
+        calls.append(count)
+        if len(calls) > 1:
+            raise OSError(number, os.strerror(number))
+        return copy(source, fd, 7, offset)
+
+    monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
+    monkeypatch.setattr(os, "copy_file_range", first_part_only)
+    with open(assemble(plan, write_run(plan), "rows.txt"), "rb") as file:
+        assert file.read() == b"".join(rows_of(n) for n in range(40))
+    assert len(calls) == 2  # and is not asked again
+
+
+def test_a_disk_that_is_full_is_told_when_the_kernel_copies(plan, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        assemble(plan, write_run(plan), "rows.txt")
+    assert visible(plan) == []
 
 
 def test_what_is_not_processed_is_not_there_and_again_gives_the_same_bytes(plan):

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
+from workbench import journalled
 
 from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.exceptions import EntryScriptInitError
@@ -56,7 +57,7 @@ def test_a_node_does_not_wait_for_who_reads_its_log(job, socket, caplog):
     def read_when_all_is_committed():
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            committed[:] = journal.read_text().splitlines()[1:] if journal.exists() else []
+            committed[:] = journalled(journal)
             if len(committed) == 50:
                 break
             time.sleep(0.05)

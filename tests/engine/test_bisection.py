@@ -11,23 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workbench import make_config, make_line
 
-from airflow_parallelrun.engine.journal import Extent
-from airflow_parallelrun.engine.plan import MiniBatch
+from airflow_parallelrun.engine.journal import Extent, parse
+from airflow_parallelrun.engine.portions import Portion
 from airflow_parallelrun.engine.tries import Tries
 
 ERROR = {"type": "ValueError", "message": "bad", "frame": "score.py, line 3, in run", "traceback": "T"}
 
 
-def items(count):
-    return [[f"/in/{number}", 1, 1] for number in range(count)]
+def only(tries):
+    """The one line that has come of it."""
+    (finished,) = tries.finished
+    return parse(finished.data)
 
 
-def drive(tries, poison, short=()):
-    """Run everything that is queued; return what was run, in places of items, piece by piece."""
+def next_portion(tries):
+    (portion,) = tries.queue.take(1)
+    return portion
+
+
+def drive(tries, count, poison, short=()):
+    """Run everything that is queued; return what was run, in places of items, piece by piece.
+
+    :param count: the items of the mini-batch
+    """
     ran = []
     while tries.queue:
-        fed = tries.queue.popleft()
-        places = [int(path[4:]) for path, _, _ in fed.mini_batch.items]
+        portion = next_portion(tries)
+        places = list(range(portion.first, portion.first + (portion.items or count)))
         ran.append(places)
         ok = [place for place in places if place not in short]
         values = {"items_in": len(places), "items_ok": len(ok), "rows_out": len(ok)}
@@ -39,16 +49,15 @@ def drive(tries, poison, short=()):
             values |= {"status": "ok", "error": None}
         if values["rows_out"]:
             values["extents"] = [Extent("segments/0-1-0-0", place, 1, place) for place in ok]
-        tries.take(fed, make_line(fed.mini_batch.ordinal, tries=fed.tries, **values))
+        tries.take(portion, make_line(portion.ordinal, tries=portion.tries, **values))
     return ran
 
 
 def bisect(count, poison, short=(), **config):
     tries = Tries(make_config(**{"bisect_failures": True, "run_max_try": 1, **config}))
-    tries.add([MiniBatch(7, items(count))])
-    ran = drive(tries, set(poison), set(short))
-    (line,) = tries.finished
-    return ran, line
+    tries.queue.add([Portion(7)])
+    ran = drive(tries, count, set(poison), set(short))
+    return ran, only(tries)
 
 
 def failed_places(line):
@@ -99,12 +108,12 @@ def test_a_part_that_comes_back_short_stays_as_it_is():
 
 def test_what_goes_well_in_halves_is_a_clean_success():
     tries = Tries(make_config(bisect_failures=True, run_max_try=2))
-    tries.add([MiniBatch(0, items(4))])
+    tries.queue.add([Portion(0)])
     for _ in range(2):
-        fed = tries.queue.popleft()
-        tries.take(fed, make_line(0, "failed", items_in=4, tries=fed.tries))
-    drive(tries, set())
-    (line,) = tries.finished
+        portion = next_portion(tries)
+        tries.take(portion, make_line(0, "failed", items_in=4, tries=portion.tries))
+    drive(tries, 4, set())
+    line = only(tries)
     assert (line.status, line.tries, line.error, line.parts) == ("ok", 2, None, ())
 
 
@@ -131,19 +140,19 @@ def test_without_it_nothing_is_halved():
 
 def test_a_changed_input_is_not_halved():
     tries = Tries(make_config(bisect_failures=True))
-    tries.add([MiniBatch(0, items(4))])
+    tries.queue.add([Portion(0)])
     error = {**ERROR, "type": "InputChangedError"}
-    tries.take(tries.queue.popleft(), make_line(0, "failed", items_in=4, error=error))
+    tries.take(next_portion(tries), make_line(0, "failed", items_in=4, error=error))
     assert not tries.queue
-    assert tries.finished[0].parts == ()
+    assert only(tries).parts == ()
 
 
 def test_a_later_round_goes_on_with_what_failed_alone():
     _, line = bisect(10, {2, 7}, short={5})
     tries = Tries(make_config(run_max_try=2))
-    tries.go_on(MiniBatch(7, items(10)), line)
-    ran = drive(tries, {7})
-    (again,) = tries.finished
+    tries.go_on(line)
+    ran = drive(tries, 10, {7})
+    again = only(tries)
     # What had succeeded is not run; what fails again gets its tries.
     assert sorted(place for piece in ran for place in piece if place != 7) == [2, *piece_of(line, 5)]
     assert [piece for piece in ran if piece == [7]] == [[7], [7]]
@@ -162,9 +171,9 @@ def piece_of(line, place):
 def test_a_short_part_that_gets_worse_keeps_what_it_had():
     _, line = bisect(4, {0}, short={3})
     tries = Tries(make_config(run_max_try=1))
-    tries.go_on(MiniBatch(7, items(4)), line)
-    drive(tries, {0, 2})
-    (again,) = tries.finished
+    tries.go_on(line)
+    drive(tries, 4, {0, 2})
+    again = only(tries)
     assert (again.status, again.items_ok) == ("short", 2)
     assert [extent.offset for extent in again.extents] == [1, 2]
 
@@ -194,29 +203,30 @@ def failed_line(tries):
 )
 def test_the_best_of_the_tries_counts_when_short_returns_are_tried_again(lines, ok, offset):
     tries = Tries(RETRIES)
-    tries.add([MiniBatch(0, items(5))])
+    tries.queue.add([Portion(0)])
     for line in lines:
         assert not tries.finished
-        tries.take(tries.queue.popleft(), line)
-    (line,) = tries.finished
+        tries.take(next_portion(tries), line)
+    line = only(tries)
     assert (line.status, line.items_ok, line.tries) == ("short", ok, 3)
     assert line.extents[0].offset == offset
 
 
 def test_a_short_return_is_the_last_word_by_default():
     tries = Tries(make_config(run_max_try=3))
-    tries.add([MiniBatch(0, items(5))])
-    tries.take(tries.queue.popleft(), short_line(1, 4))
+    tries.queue.add([Portion(0)])
+    tries.take(next_portion(tries), short_line(1, 4))
     assert not tries.queue
-    assert tries.finished[0].items_ok == 4
+    assert only(tries).items_ok == 4
 
 
 def test_one_that_is_complete_at_the_second_try_is_clean():
     tries = Tries(RETRIES)
-    tries.add([MiniBatch(0, items(5))])
-    tries.take(tries.queue.popleft(), short_line(1, 4))
-    tries.take(tries.queue.popleft(), make_line(0, items_in=5, items_ok=5, rows_out=5, tries=2))
-    assert [(line.status, line.tries) for line in tries.finished] == [("ok", 2)]
+    tries.queue.add([Portion(0)])
+    tries.take(next_portion(tries), short_line(1, 4))
+    tries.take(next_portion(tries), make_line(0, items_in=5, items_ok=5, rows_out=5, tries=2))
+    line = only(tries)
+    assert (line.status, line.tries) == ("ok", 2)
 
 
 POISON = """

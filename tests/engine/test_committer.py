@@ -12,6 +12,8 @@ from workbench import extent, make_line, make_plan
 
 from airflow_parallelrun.engine import committer as module
 from airflow_parallelrun.engine.committer import WRITE_TRIES, Committer
+from airflow_parallelrun.engine.finished import Finished
+from airflow_parallelrun.engine.journal import parse
 from airflow_parallelrun.exceptions import StorageError
 
 HEADER = b'{"header": 1}\n'
@@ -53,7 +55,8 @@ def desk(tmp_path, monkeypatch):
 
 
 def lines_with_rows(*ordinals):
-    return [make_line(n, extents=[extent(f"segments/0-1-{n % 2}-0", n, b"x")]) for n in ordinals]
+    lines = [make_line(n, extents=[extent(f"segments/0-1-{n % 2}-0", n, b"x")]) for n in ordinals]
+    return [Finished.of(line) for line in lines]
 
 
 def test_segments_are_synced_once_each_before_the_lines_are_written(desk):
@@ -62,7 +65,7 @@ def test_segments_are_synced_once_each_before_the_lines_are_written(desk):
     desk.committer.flush()
     assert sorted(event[1] for event in desk.events) == ["segments/0-1-0-0", "segments/0-1-1-0"]
     assert {event[2] for event in desk.events} == {b""}
-    assert desk.lines() == b"".join(line.encode() for line in lines)
+    assert desk.lines() == b"".join(each.data for each in lines)
     assert list(desk.committer.committed) == lines
     assert desk.woken.wait(10)
 
@@ -81,9 +84,9 @@ def test_the_journal_is_durable_before_it_is_counted(desk, monkeypatch):
 
 def test_lines_are_committed_without_being_asked_and_in_order(desk):
     for ordinal in range(20):
-        desk.committer.add([make_line(ordinal)])
+        desk.committer.add([Finished.of(make_line(ordinal))])
     desk.committer.flush()
-    assert [line.ordinal for line in desk.committer.committed] == list(range(20))
+    assert [parse(each.data).ordinal for each in desk.committer.committed] == list(range(20))
     assert desk.lines() == b"".join(make_line(n).encode() for n in range(20))
 
 
@@ -110,7 +113,7 @@ def test_a_write_that_fails_is_repeated_at_the_same_place(desk, monkeypatch):
     desk.committer.flush()
     start = len(HEADER)
     assert places == [start, start + 10, start]
-    assert desk.lines() == b"".join(line.encode() for line in lines)
+    assert desk.lines() == b"".join(each.data for each in lines)
     assert list(desk.committer.committed) == lines
 
 
@@ -120,7 +123,7 @@ def test_after_a_repeated_write_the_next_commit_stands_behind_it(desk):
     desk.committer.flush()
     desk.committer.add(lines_with_rows(1), hurry=True)
     desk.committer.flush()
-    assert desk.lines() == b"".join(line.encode() for line in lines_with_rows(0, 1))
+    assert desk.lines() == b"".join(each.data for each in lines_with_rows(0, 1))
 
 
 def test_a_segment_that_cannot_be_synced_commits_nothing(desk):
@@ -149,7 +152,7 @@ def test_nothing_is_committed_after_it_gave_up(desk):
     desk.committer.add(lines_with_rows(0), hurry=True)
     with pytest.raises(StorageError):
         desk.committer.flush()
-    desk.committer.add([make_line(1)], hurry=True)
+    desk.committer.add([Finished.of(make_line(1))], hurry=True)
     with pytest.raises(StorageError):
         desk.committer.flush()
     assert desk.lines() == b""
@@ -174,7 +177,7 @@ def test_a_journal_of_a_real_plan(tmp_path, monkeypatch):
     committer.flush()
     committer.close()
     os.close(fd)
-    assert plan.store.entries("journal")[0].size == len(lines_with_rows(0)[0].encode())
+    assert plan.store.entries("journal")[0].size == len(lines_with_rows(0)[0].data)
 
 
 def test_much_that_waits_is_committed_at_once_and_holds_up_more(desk, monkeypatch):
@@ -198,4 +201,4 @@ def test_much_that_waits_is_committed_at_once_and_holds_up_more(desk, monkeypatc
     held.set()
     desk.committer.flush()
     assert not desk.committer.is_behind
-    assert [line.ordinal for line in desk.committer.committed] == list(range(11))
+    assert [parse(each.data).ordinal for each in desk.committer.committed] == list(range(11))

@@ -7,7 +7,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.engine.plan import worker_item
+from airflow_parallelrun.worker.runtime import unchanged
 
 
 def test_urls_are_handed_to_the_script_as_they_are(job):
@@ -23,6 +23,5 @@ def test_urls_are_handed_to_the_script_as_they_are(job):
     assert fsspec.utils.get_protocol(job.rows()[0]) == "memory"
 
 
-def test_modification_time_of_a_url_is_for_the_plan_alone():
-    assert worker_item("s3://bucket/key", 3, 17) == ["s3://bucket/key", 3, None]
-    assert worker_item("/folder/file", 3, 17) == ["/folder/file", 3, 17]
+def test_the_state_of_a_url_is_for_the_plan_alone():
+    assert unchanged([["s3://bucket/key", 3, 17, "etag"]]) == (["s3://bucket/key"], None)

@@ -7,14 +7,16 @@ import os
 import struct
 import time
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from workbench import make_config, make_plan
 
 from airflow_parallelrun.engine.deaths import Exit
-from airflow_parallelrun.engine.dispatcher import STACK_S, Dispatcher
-from airflow_parallelrun.engine.plan import MiniBatch
+from airflow_parallelrun.engine.dispatcher import STACK_S, WINDOW, Dispatcher
+from airflow_parallelrun.engine.journal import Record, Streak, parse
 from airflow_parallelrun.engine.pool import Process, ProcessFiles
+from airflow_parallelrun.engine.portions import InFlight, Portion
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
 
@@ -32,8 +34,7 @@ class FakeProcess(Process):
         self.ready, self.stopping, self.bye = True, False, False
         self.init_failure = None
         self.seconds_mean = None
-        self.in_flight = {}
-        self._next_feed = 0
+        self.in_flight = InFlight()
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, page.SIZE)
         self.page = page.Page(fd)
@@ -63,16 +64,14 @@ class FakeProcess(Process):
 
     def fed(self):
         """The ordinals that were sent, by feed number."""
-        return {item[0]: item[1] for kind, *rest in self.sent if kind == "run" for item in rest[0]}
+        entries = [entry for kind, *rest in self.sent if kind == "run" for entry in rest[0]]
+        return {feed + n: ordinal + n for feed, ordinal, count, *_ in entries for n in range(count)}
 
     def runs(self, feed, phase=page.RUN, seconds_ago=0.0):
         """Say on the page what runs now."""
         self.page.write(phase, self.fed().get(feed, -1), feed)
         start = time.monotonic_ns() - int(seconds_ago * 1e9)
         struct.pack_into("=q", self.page._map, 8 + 24, start)
-
-    def says(self, *results, kind="done"):
-        self.incoming.append([kind, list(results)])
 
 
 def result(process, feed, status="ok", seconds=1e-4, error=None, **values):
@@ -91,26 +90,36 @@ class Bench:
     def __init__(self, folder, processes=1, mini_batches=10, **config):
         self.folder = folder
         plan = make_plan(folder, mini_batches=1000, config=make_config(**config))
-        self.dispatcher = Dispatcher(plan, lambda subject, arguments: (True, [subject, arguments]))
+        items = SimpleNamespace(of=lambda ordinal: [[f"/in/{ordinal}", 1, 1]])
+        self.dispatcher = Dispatcher(plan, items, lambda subject, arguments: (True, [subject, arguments]))
         self.dispatcher.processes = [FakeProcess(n, folder / f"page{n}") for n in range(processes)]
-        self.dispatcher.add(MiniBatch(n, [[f"/in/{n}", 1, 1]]) for n in range(mini_batches))
+        self.dispatcher.add([Portion(0, mini_batches)])
 
     def __getitem__(self, number):
         return self.dispatcher.processes[number]
 
-    def hear(self, process, *results, kind="done"):
-        process.says(*results, kind=kind)
+    def hear(self, process, result):
+        process.incoming.append(["result", *result])
+        return self.dispatcher.receive(process)
+
+    def hear_streak(self, process, feed, count, seconds=1e-3):
+        first = process.fed()[feed]
+        ones = [1] * count
+        streak = Streak(first, process.name, process.segment, 0, 0, 1.0, ones, ones, ones, ones, ones, ones)
+        process.incoming.append(["streak", feed, count, count, seconds, seconds, streak.encode()])
         return self.dispatcher.receive(process)
 
     @property
     def lines(self):
-        return self.dispatcher._tries.finished
+        entries = [parse(each.data) for each in self.dispatcher._tries.finished]
+        return [line for entry in entries for line in Record(None, 0, entry, 0).lines()]
 
     def finished(self):
         return [(line.ordinal, line.status, line.tries) for line in self.lines]
 
     def waiting(self):
-        return [(fed.mini_batch.ordinal, fed.tries) for fed in self.dispatcher._queue]
+        queue = self.dispatcher._queue
+        return [(portion.ordinal + n, portion.tries) for portion in queue for n in range(portion.length)]
 
 
 @pytest.fixture
@@ -149,9 +158,9 @@ def test_about_20_ms_of_work_wait_in_front_of_a_process(bench):
     assert list(bench[0].fed().values()) == list(range(21))
 
 
-@pytest.mark.parametrize(("seconds", "window"), [(0.0, 256), (1e-9, 256), (0.019, 1), (5.0, 1)])
+@pytest.mark.parametrize(("seconds", "window"), [(0.0, WINDOW), (1e-9, WINDOW), (0.019, 1), (5.0, 1)])
 def test_the_window_has_limits(bench, seconds, window):
-    bench = bench(mini_batches=600)
+    bench = bench(mini_batches=2 * WINDOW)
     open_window(bench, bench[0], seconds=seconds)
     bench.dispatcher.feed(last=False)
     assert len(bench[0].in_flight) == window
@@ -211,6 +220,65 @@ def test_a_failed_one_is_tried_again_behind_the_others_until_its_tries_are_spent
     bench.dispatcher.feed(last=True)
     bench.hear(bench[0], result(bench[0], 2, "failed"))
     assert bench.finished() == [(0, "failed", 3)]
+
+
+def test_a_streak_is_journalled_as_it_came(bench):
+    bench = bench(mini_batches=300)
+    open_window(bench, bench[0])
+    bench.dispatcher.feed(last=False)
+    bench.dispatcher.take_finished()
+    before = bench.dispatcher.outstanding
+    bench.hear_streak(bench[0], 1, 50)
+    (finished,) = bench.dispatcher.take_finished()
+    assert parse(finished.data).ordinals == range(1, 51)
+    assert (finished.tally.done, finished.tally.items, finished.tally.failed) == (50, 50, 0)
+    assert finished.segments == {"segments/0-1-0-0"}
+    assert bench.dispatcher.outstanding == before - 50
+    assert next(iter(bench[0].in_flight)) == 51
+
+
+def test_a_streak_tells_how_long_they_take(bench):
+    bench = bench(mini_batches=3000)
+    open_window(bench, bench[0])
+    bench.dispatcher.feed(last=False)
+    bench.hear_streak(bench[0], 1, 100, seconds=0.2)
+    assert bench[0].seconds_mean == pytest.approx(0.002)
+    assert len(bench[0].in_flight) > 10
+    for _ in range(2):
+        bench.dispatcher.feed(last=False)
+    assert len(bench[0].in_flight) == 100
+
+
+def test_of_a_streak_those_that_were_taken_back_do_not_count(bench):
+    bench = bench(processes=2, mini_batches=30)
+    one, _ = one_busy_one_idle(bench)
+    bench.dispatcher.feed(last=True)  # takes back all but the one that runs
+    bench.dispatcher.take_finished()
+    before = bench.dispatcher.outstanding
+    bench.hear_streak(one, 1, 3)
+    (finished,) = bench.dispatcher.take_finished()
+    streak = parse(finished.data)
+    kept = one.fed()[1]
+    assert [line.ordinal for line in streak.lines()] == [kept]
+    assert list(streak.without) == [one.fed()[2], one.fed()[3]]
+    assert finished.tally.done == 1
+    assert bench.dispatcher.outstanding == before - 1
+    bench.hear_streak(one, 2, 2)
+    assert bench.dispatcher.take_finished() == []
+
+
+def test_a_streak_in_which_one_was_over_its_limit(bench):
+    bench = bench(mini_batches=300, run_max_try=1)
+    open_window(bench, bench[0])
+    bench.dispatcher.feed(last=False)
+    bench.dispatcher.take_finished()
+    process = bench[0]
+    process.runs(3, seconds_ago=1000)
+    bench.dispatcher.check_deadlines()
+    bench.hear_streak(process, 1, 5)
+    assert [ordinal for ordinal, _, _ in bench.finished()] == [1, 2, 4, 5]
+    bench.dispatcher.bury(process)
+    assert bench.finished()[-1] == (3, "failed", 1)
 
 
 def test_a_short_one_is_not_tried_again(bench):
@@ -400,7 +468,7 @@ def one_busy_one_idle(bench, runs=1):
     for feed in list(other.in_flight):
         bench.hear(other, result(other, feed))
     bench.dispatcher.take_finished()
-    bench.dispatcher._queue.clear()
+    bench.dispatcher._queue.take(1000)
     one.runs(runs)
     return one, other
 
@@ -445,18 +513,19 @@ def test_an_idle_process_that_ran_everything_meanwhile_gives_nothing_back(bench)
         revoke(end)
 
     one.page.revoke = through_before_it_was_seen
-    in_flight = dict(one.in_flight)
+    in_flight = list(one.in_flight)
     assert one.revoke() == []
-    assert one.in_flight == in_flight
+    assert list(one.in_flight) == in_flight
 
 
 def test_what_was_given_away_once_stays_revoked(bench):
     bench = bench(processes=2, mini_batches=30)
     one, _ = one_busy_one_idle(bench)
     given = set(one.in_flight) - {1}
-    assert {fed.mini_batch.ordinal for fed in one.revoke()} == {one.fed()[feed] for feed in given}
-    bench.dispatcher.add([MiniBatch(900 + n, [["/in", 1, 1]]) for n in range(3)])
-    one.feed([bench.dispatcher._queue.popleft() for _ in range(3)])
+    (taken_back,) = one.revoke()
+    ordinals = range(taken_back.ordinal, taken_back.ordinal + taken_back.length)
+    assert list(ordinals) == sorted(one.fed()[feed] for feed in given)
+    one.feed([Portion(900, 3)])
     one.runs(2, page.LOAD)  # on its way through what was revoked; has not asked yet
     one.revoke()
     assert all(one.page.revoked(feed) for feed in given)
@@ -488,7 +557,7 @@ def test_a_fault_of_the_store_is_a_storage_error_and_charges_nobody(bench):
     bench = bench(run_max_try=1)
     bench.dispatcher.feed(last=False)
     bench[0].runs(0, page.WRITE)
-    bench[0].incoming.append(["fault", "No space left on device"])
+    bench[0].incoming.append(["fault", "segments/0-1-0-0", "No space left on device"])
     with pytest.raises(StorageError, match=r"segments/0-1-0-0: No space left on device"):
         bench.dispatcher.receive(bench[0])
     assert bench.finished() == []

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from workbench import wait_for
+from workbench import journalled, wait_for
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.engine import ledger, names
@@ -167,14 +167,14 @@ def test_a_killed_node_leaves_no_process_and_its_next_attempt_redoes_only_what_w
     job.files(60).split(script, environment_variables={"THIS_TEST": str(job.folder)})
     node = start_node(job)
     journal = Path(job.plan.run_dir) / "journal" / "0-1-0.jsonl"
-    wait_for(lambda: journal.exists() and len(journal.read_text().splitlines()) > 6)
+    wait_for(lambda: len(journalled(journal)) > 5)
     (worker, *_) = processes_with(f"THIS_TEST={job.folder}")
     temporary = Path(f"/proc/{worker}/cwd").readlink()
     node.kill()
     node.wait()
     wait_for(lambda: not processes_with(f"THIS_TEST={job.folder}"))
     wait_for(lambda: not temporary.exists())
-    committed = {json.loads(line)["ordinal"] for line in journal.read_text().splitlines()[1:]}
+    committed = {line.ordinal for line in journalled(journal)}
     before = job.calls()
     (job.folder / "go").touch()
     job.run()
@@ -317,7 +317,7 @@ def test_frozen_attempt_that_wakes_up_after_its_successor_changes_nothing(job):
     job.files(60).split(script)
     frozen = start_node(job)
     journal = Path(job.plan.run_dir) / "journal" / "0-1-0.jsonl"
-    wait_for(lambda: journal.exists() and len(journal.read_text().splitlines()) > 3)
+    wait_for(lambda: len(journalled(journal)) > 2)
     os.kill(frozen.pid, signal.SIGSTOP)
     job.run()
     published = (job.output / "parallel_run_step.txt").read_bytes()
@@ -345,7 +345,7 @@ def test_frozen_attempt_that_has_a_successor_commits_and_counts_nothing_more(job
     run_dir = Path(job.plan.run_dir)
     journal = run_dir / "journal" / "0-1-0.jsonl"
     frozen = start_node(job)
-    wait_for(lambda: len(job.calls()) == 6 and len(journal.read_text().splitlines()) == 5)
+    wait_for(lambda: len(job.calls()) == 6 and len(journalled(journal)) == 4)
     os.kill(frozen.pid, signal.SIGSTOP)
     committed = journal.read_bytes()
     (job.folder / "go").touch()
@@ -371,15 +371,16 @@ def test_torn_journal_line_and_damaged_segment_do_not_count(job, echo):
     run_dir = Path(job.plan.run_dir)
     journal = run_dir / "journal" / "0-1-0.jsonl"
     journal.write_bytes(journal.read_bytes()[:-5])
-    lines = [json.loads(line) for line in journal.read_text().splitlines()[1:-1]]
-    (segment, offset, _, _) = lines[0]["extents"][0]
+    first, *_ = lines = journalled(journal)
+    (segment, offset, _, _) = first.extents[0]
     with (run_dir / segment).open("r+b") as file:
         file.seek(offset)
         file.write(b"X")
     with pytest.raises(UnprocessedError) as caught:
         job.reduce()
-    torn = set(range(10)) - {line["ordinal"] for line in lines}
-    assert set(caught.value.ordinals) == torn | {lines[0]["ordinal"]}
+    torn = set(range(10)) - {line.ordinal for line in lines}
+    assert torn
+    assert set(caught.value.ordinals) == torn | {first.ordinal}
     job.run()
     assert job.rows() == job.names(10)
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from workbench import extent, make_line, make_plan, write_growing, write_journal
+from workbench import extent, make_line, make_plan, make_streak, write_growing, write_journal
 
 from airflow_parallelrun.engine import job_report
 from airflow_parallelrun.engine.job_report import JobReport
@@ -73,6 +73,13 @@ def test_a_run_has_a_line_for_each_of_its_results(job):
     assert float(lines[2]["Run Method Seconds"]) >= 1
     assert {line["Mini-batch Detail"] for line in lines} == {'{"node": "0-1", "round": 0}'}
     assert not left_over(job.output)
+
+
+def test_a_streak_has_the_lines_that_its_mini_batches_would_have(tmp_path):
+    streak = make_streak(1, [b"a\n"] * 4, run_us=[1, 999_999, 1_000_000, 3_600_000_001], without=[2])
+    single = told(make_plan(tmp_path / "single"), list(streak.lines()))
+    assert [line["Mini-batch Id"] for line in single] == ["1", "3", "4"]
+    assert told(make_plan(tmp_path / "streak"), [streak]) == single
 
 
 def test_every_column_is_as_the_original_has_it(tmp_path):

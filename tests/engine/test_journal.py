@@ -8,9 +8,9 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from workbench import PLAN_ID, extent, make_line, make_plan, write_growing, write_journal
+from workbench import PLAN_ID, extent, make_line, make_plan, make_streak, write_growing, write_journal
 
-from airflow_parallelrun.engine.journal import Extent, JournalLines, Line, Part, header, read_journal
+from airflow_parallelrun.engine.journal import Extent, JournalLines, Line, Part, Streak, header, read_journal
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
 
@@ -66,6 +66,42 @@ def test_what_was_written_is_read(tmp_path_factory, line, round_):
             assert lines.read(name, record.offset) == record.line
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 2**40)] * 6), min_size=1, max_size=5), st.data())
+@settings(STEADY, max_examples=50)
+def test_a_streak_is_read_as_it_was_written_and_stands_for_its_lines(tmp_path_factory, values, data):
+    plan = make_plan(tmp_path_factory.mktemp("run"))
+    items, rows_out, lengths, run_us, cpu_us, ended_us = (
+        list(column) for column in zip(*values, strict=True)
+    )
+    without = sorted(data.draw(st.sets(st.integers(7, 6 + len(values)))))
+    streak = Streak(
+        7,
+        "process001",
+        "segments/0-1-1-0",
+        5,
+        99,
+        1.5,
+        items,
+        rows_out,
+        lengths,
+        run_us,
+        cpu_us,
+        ended_us,
+        without,
+    )
+    (record,) = read(plan, write_journal(plan, ATTEMPT, [streak]))
+    assert record.entry == streak
+    lines, offset = {line.ordinal: line for line in record.lines()}, 5
+    assert list(lines) == [ordinal for ordinal in streak.ordinals if ordinal not in without]
+    for ordinal, value in zip(streak.ordinals, values, strict=True):
+        if line := lines.get(ordinal):
+            assert (line.status, line.tries, line.error, line.process) == ("ok", 1, None, "process001")
+            assert (line.items_in, line.items_ok, line.rows_out) == (value[0], value[0], value[1])
+            assert [each[:3] for each in line.extents] == [("segments/0-1-1-0", offset, value[2])][: value[2]]
+            assert (line.seconds, line.finished) == (value[3] / 1e6, 1.5 + value[5] / 1e6)
+        offset += value[2]
+
+
 def test_text_that_is_no_utf8_comes_back(plan):
     error = {"type": "OSError", "message": "% \udcff \n \"'", "frame": None, "traceback": "\0"}
     line = make_line(0, "failed", error=error)
@@ -105,6 +141,9 @@ def test_what_comes_behind_the_sealed_length_does_not_count(plan):
         b'{"extents":[["a",1]]}\n',
         b'{"extents":[]}\n',
         make_line(1).encode().replace(b"}\n", b"}}\n"),
+        b'{"streak":1}\n',
+        make_streak(1, [b"a", b"b"]).encode().replace(b"[1,1]", b"[1]", 1),
+        make_streak(1, [b"a", b"b"]).encode().replace(b"[1,1]", b"1", 1),
     ],
 )
 def test_a_damaged_line_does_not_count_and_is_told_with_its_place(plan, damage, caplog):

@@ -8,7 +8,7 @@ from itertools import chain, count, pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from workbench import extent, make_line, make_plan, write_growing, write_journal
+from workbench import extent, make_line, make_plan, make_streak, write_growing, write_journal
 
 from airflow_parallelrun.engine import journal
 from airflow_parallelrun.engine.journal import Extent
@@ -35,6 +35,7 @@ STATES = {"ok": SUCCEEDED, "short": SHORT, "failed": FAILED}
 MINI_BATCHES = 5
 ITEMS = 3
 SEGMENT = bytes(range(256))
+_NUMBERS = count()
 
 
 @st.composite
@@ -104,6 +105,44 @@ def winner(history, ordinal):
     if good:
         return min(good, key=rank)
     return max(mine, key=lambda each: each[1]) if mine else None
+
+
+@given(
+    rows=st.lists(st.binary(max_size=3), min_size=1, max_size=MINI_BATCHES),
+    before=st.lists(st.tuples(st.integers(0, MINI_BATCHES - 1), st.sampled_from(list(STATES))), max_size=2),
+    data=st.data(),
+)
+@settings(STEADY, max_examples=100)
+def test_a_streak_comes_to_the_same_as_its_lines(tmp_path, rows, before, data):
+    first = data.draw(st.integers(0, MINI_BATCHES - len(rows)))
+    without = data.draw(st.sets(st.integers(first, first + len(rows) - 1), max_size=1))
+    streak = make_streak(first, rows, without=sorted(without))
+    lines = [
+        line._replace(
+            extents=[extent(name, at, b"".join(rows)[at : at + size]) for name, at, size, _ in line.extents]
+        )
+        for line in streak.lines()
+    ]
+    found = []
+    for entries in ([streak], lines):
+        plan = make_plan(tmp_path / str(next(_NUMBERS)), mini_batches=MINI_BATCHES)
+        write_growing(plan, streak.segment, b"".join(rows))
+        earlier = [make_line(ordinal, status) for ordinal, status in before]
+        journals = [write_journal(plan, Attempt(0, 1), earlier), write_journal(plan, Attempt(0, 2), entries)]
+        ledger = Ledger.read(plan, Seal(0, tuple((name, 1 << 20) for name in journals)))
+        states = [ledger.state(ordinal) for ordinal in range(MINI_BATCHES)]
+        spans = [list(ledger.spans(in_order)) for in_order in (True, False)]
+        problems = [record.line for record in ledger.problems()]
+        found.append((ledger.counts(), states, spans, problems))
+    assert found[0] == found[1]
+
+
+def test_a_streak_whose_rows_are_damaged_does_not_count(tmp_path):
+    plan = make_plan(tmp_path, mini_batches=MINI_BATCHES)
+    streak = make_streak(1, [b"a\n", b"b\n"])
+    write_growing(plan, streak.segment, b"a\nx\n")
+    journal = write_journal(plan, Attempt(0, 1), [streak])
+    assert Ledger.read(plan, Seal(0, ((journal, 1 << 20),))).counts().unprocessed == MINI_BATCHES
 
 
 @given(history=histories(), random=st.randoms(use_true_random=False))

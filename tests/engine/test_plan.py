@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import json
+import struct
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from workbench import make_config, make_plan
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.items import ItemWriter
-from airflow_parallelrun.engine.plan import ItemTable, Plan, read_plan
+from airflow_parallelrun.engine.plan import Plan, PlanItems, read_plan
 from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import StorageError
 
@@ -64,34 +65,48 @@ def test_where_logs_go(tmp_path):
     assert make_plan(tmp_path, output="/out").node_log("0-1") == "/out/logs/sys/node/0-1.log.txt"
 
 
-def test_items_are_a_parquet_file_with_one_row_group_per_chunk(job, echo):
+def test_items_are_lines_that_anybody_can_read(job, echo):
     plan = job.files(200).split(echo, mini_batch_size=3, process_count_per_node=1).plan
-    path = Path(plan.run_dir) / names.MINI_BATCHES
-    frame = pd.read_parquet(path)
-    assert list(frame.columns) == ["ordinal", "input", "path", "size", "mtime_ns", "etag"]
-    assert [Path(each).name for each in frame["path"]] == job.names(200)
-    assert list(frame["ordinal"]) == [number // 3 for number in range(200)]
-    stats = [Path(each).stat() for each in frame["path"]]
-    assert list(frame["size"]) == [stat.st_size for stat in stats]
-    assert list(frame["mtime_ns"]) == [stat.st_mtime_ns for stat in stats]
-    with pq.ParquetFile(path) as file:
-        assert file.num_row_groups == len(plan.chunk_starts) > 1
-        assert file.schema_arrow.metadata[b"format_version"] == b"1"
-        for chunk, start in enumerate(plan.chunk_starts):
-            ordinals = file.read_row_group(chunk)["ordinal"].to_pylist()
-            assert (ordinals[0], ordinals[-1]) == (start, start + plan.chunk_size(chunk) - 1)
+    header, *lines = map(json.loads, Path(plan.item_files[0]).read_text().splitlines())
+    assert header["format_version"] == 1
+    assert len(lines) == plan.mini_batches == 67
+    assert {line[0] for line in lines} == {0}
+    items = [item for line in lines for item in line[1:]]
+    assert [Path(path).name for path, _, _ in items] == job.names(200)
+    stats = [Path(path).stat() for path, _, _ in items]
+    assert [item[1:] for item in items] == [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
-def test_chunks_are_read_as_mini_batches(job, echo):
-    plan = job.files(100).split(echo, mini_batch_size=7, process_count_per_node=1).plan
-    table = ItemTable(plan)
-    batches = [batch for chunk in range(len(plan.chunk_starts)) for batch in table.read_chunk(chunk)]
-    table.close()
-    assert [batch.ordinal for batch in batches] == list(range(15))
-    assert [len(batch.items) for batch in batches] == [7] * 14 + [2]
-    path, size, mtime_ns = batches[0].items[0]
-    assert (path, size) == (str(job.folder / "input" / "00000"), 1)
-    assert mtime_ns == Path(path).stat().st_mtime_ns
+def test_the_index_has_the_byte_at_which_each_line_begins(job, echo):
+    plan = job.files(20).split(echo, mini_batch_size=3).plan
+    text, index = (Path(path).read_bytes() for path in plan.item_files)
+    starts = struct.unpack(f"<{plan.mini_batches + 1}Q", index)
+    assert starts[-1] == len(text)
+    lines = [text[start:end] for start, end in pairwise(starts)]
+    assert lines == text.splitlines(keepends=True)[1:]
+
+
+def test_items_are_read_by_ordinal(job, echo):
+    plan = job.files(100).split(echo, mini_batch_size=7).plan
+    with closing(PlanItems(plan)) as items:
+        assert [len(items.of(ordinal)) for ordinal in range(15)] == [7] * 14 + [2]
+        path, size, mtime_ns = items.of(3)[0]
+        assert (path, size) == (str(job.folder / "input" / "00021"), 2)
+        assert mtime_ns == Path(path).stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("ordinal", [15, 1000])
+def test_a_mini_batch_that_is_not_in_the_plan_is_a_storage_error(job, echo, ordinal):
+    plan = job.files(100).split(echo, mini_batch_size=7).plan
+    with closing(PlanItems(plan)) as items, pytest.raises(StorageError, match=f"has no mini-batch {ordinal}"):
+        items.of(ordinal)
+
+
+def test_items_that_are_gone_are_a_storage_error(job, echo):
+    plan = job.files(1).split(echo).plan
+    Path(plan.item_files[1]).unlink()
+    with closing(PlanItems(plan)) as items, pytest.raises(StorageError, match="No such file"):
+        items.of(0)
 
 
 def test_plan_json_is_written_last_and_readable(job, echo):
@@ -106,7 +121,7 @@ def test_a_split_that_fails_half_way_leaves_no_plan(job, echo, monkeypatch):
     def full(*_):
         raise StorageError("x", "No space left on device")
 
-    monkeypatch.setattr(ItemWriter, "parquet", full)
+    monkeypatch.setattr(ItemWriter, "write", full)
     with pytest.raises(StorageError):
         job.files(1).split(echo)
     assert not list(job.output.glob(f".parallelrun/*/{names.PLAN}"))

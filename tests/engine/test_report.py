@@ -171,7 +171,7 @@ def test_where_no_process_is_at_fault_the_nodes_own_log_is_named(plan):
 
 def test_each_failed_item_has_a_line_and_a_short_return_has_one_with_all(plan):
     short = problem(1, "1 elements for 2 items", "ShortReturn", None, "short")
-    short = short._replace(line=short.line._replace(items_ok=1))
+    short = short._replace(entry=short.line._replace(items_ok=1))
     lines = [json.loads(line) for line in failed_item_lines(plan, [problem(0), short])]
     assert [line.get("item", "")[-5:] for line in lines] == ["00000", "00001", ""]
     assert lines[0] | {"item": ""} == {

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from airflow_parallelrun.engine.pool import Process
+from airflow_parallelrun.engine.portions import InFlight, Portion
 from airflow_parallelrun.worker import page
 
 
@@ -44,7 +45,7 @@ def both(tmp_path):
     context = multiprocessing.get_context("spawn")
     channel, theirs = context.Pipe()
     process = Process.__new__(Process)
-    process.page, process.in_flight, process._next_feed = _open_page(tmp_path / "page"), {}, 0
+    process.page, process.in_flight = _open_page(tmp_path / "page"), InFlight()
     process.page.write(page.IDLE)
     worker = context.Process(target=_work, args=(str(tmp_path / "page"), theirs), daemon=True)
     worker.start()
@@ -61,10 +62,8 @@ def one_round(process, channel, hurry):
     """Feed three times, taking back after each; return what was certain, run and skipped."""
     certain, ran, skipped = set(), set(), set()
     for _ in range(3):
-        feeds = range(process._next_feed, process._next_feed + 60)
-        process.in_flight |= dict.fromkeys(feeds)
-        process._next_feed = feeds.stop
-        channel.send(list(feeds))
+        first = process.in_flight.add(Portion(0, 60))
+        channel.send(list(range(first, first + 60)))
         for _ in range(hurry):
             process.page.read()
         before = set(process.in_flight)
@@ -87,6 +86,6 @@ def test_what_is_certain_is_never_run(both):
         assert not certain & ran
         assert certain <= skipped
         assert ran | skipped == certain | set(process.in_flight)
-        process.in_flight.clear()
+        process.in_flight.take_behind(-1)
         taken_back += len(certain)
     assert taken_back > 0

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.engine import budget, committer
+from airflow_parallelrun.engine import budget, committer, dispatcher
 from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import (
@@ -498,6 +498,7 @@ def test_elements_are_written_as_text_nothing_escaped(job):
 
 def test_a_slow_disk_holds_up_the_work_and_not_the_memory(job, echo, monkeypatch):
     monkeypatch.setattr(committer, "BACKLOG", 10)
+    monkeypatch.setattr(dispatcher, "WINDOW", 100)
     fdatasync, most = os.fdatasync, []
 
     def slow(fd):
@@ -506,13 +507,13 @@ def test_a_slow_disk_holds_up_the_work_and_not_the_memory(job, echo, monkeypatch
 
     add = Committer.add
 
-    def watched(self, lines, hurry=False):
-        add(self, lines, hurry)
-        most.append(len(self._pending))
+    def watched(self, finished, hurry=False):
+        add(self, finished, hurry)
+        most.append(self._lines_pending)
 
     monkeypatch.setattr(committer.os, "fdatasync", slow)
     monkeypatch.setattr(Committer, "add", watched)
     job.files(2000).split(echo, run_invocation_timeout=5).run()
     assert job.rows() == job.names(2000)
-    # Two processes have up to 256 each when nothing more is handed out.
-    assert 20 < max(most) <= 20 + 2 * 256 + 10
+    # Two processes have up to 100 each when nothing more is handed out.
+    assert 20 < max(most) <= 20 + 2 * 100 + 10

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
 from airflow_parallelrun.engine import names
-from airflow_parallelrun.engine.journal import Extent, Line, header
+from airflow_parallelrun.engine.journal import Extent, Line, Streak, header, parse
 from airflow_parallelrun.engine.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from airflow_parallelrun.engine.names import Attempt
 
@@ -77,6 +78,27 @@ def make_line(ordinal: int, status: str = "ok", **values: Any) -> Line:
     return Line(ordinal=ordinal, status=status, **{**defaults, **values})
 
 
+def make_streak(
+    first: int, rows: Sequence[bytes], segment: str = "segments/0-1-0-0", **values: Any
+) -> Streak:
+    """A streak of mini-batches with one item each, whose rows begin the segment."""
+    each = range(1, len(rows) + 1)
+    defaults: dict[str, Any] = {
+        "process": "process000",
+        "segment": segment,
+        "offset": 0,
+        "crc32": zlib.crc32(b"".join(rows)),
+        "began": 1750000000.25,
+        "items": [1] * len(rows),
+        "rows_out": [1] * len(rows),
+        "lengths": [len(row) for row in rows],
+        "run_us": [10 * n for n in each],
+        "cpu_us": [9 * n for n in each],
+        "ended_us": [1_000_000 * n for n in each],
+    }
+    return Streak(streak=first, **{**defaults, **values})
+
+
 def extent(segment: str, offset: int, data: bytes) -> Extent:
     """The extent of bytes that stand in a segment."""
     return Extent(segment, offset, len(data), zlib.crc32(data))
@@ -92,10 +114,17 @@ def write_growing(plan: Plan, name: str, data: bytes) -> str:
     return name
 
 
-def write_journal(plan: Plan, attempt: Attempt, lines: Iterable[Line], round_: int = 0) -> str:
+def write_journal(plan: Plan, attempt: Attempt, lines: Iterable[Line | Streak], round_: int = 0) -> str:
     """Write an attempt's journal."""
     data = header(plan.plan_id, attempt, round_) + b"".join(line.encode() for line in lines)
     return write_growing(plan, f"{names.JOURNAL}/{attempt}-0.jsonl", data)
+
+
+def journalled(path: Path) -> list[Line]:
+    """What a journal says of each mini-batch, as far as it is whole; nothing without one."""
+    text = path.read_bytes() if path.exists() else b""
+    whole = [line for line in text.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+    return [line for entry in map(parse, whole) for line in entry.lines()]
 
 
 def wait_for(condition, seconds=30.0):

@@ -143,14 +143,12 @@ class Account:
     """The run directory as this checker understands it."""
 
     def __init__(self, run_dir: Path) -> None:
-        import pyarrow.parquet
-
         self._run_dir = run_dir
         self.plan = json.loads((run_dir / "plan.json").read_bytes())
-        table = pyarrow.parquet.read_table(run_dir / "mini_batches.parquet", columns=["ordinal", "path"])
-        self.items: dict[int, list[str]] = {}
-        for row in table.to_pylist():
-            self.items.setdefault(row["ordinal"], []).append(row["path"])
+        lines = (run_dir / "mini_batches.jsonl").read_text().splitlines()[1:]
+        self.items = {
+            ordinal: [item[0] for item in json.loads(line)[1:]] for ordinal, line in enumerate(lines)
+        }
         self.order = [os.path.basename(path) for paths in self.items.values() for path in paths]
         self._segments: dict[str, bytes] = {}
         self.journals = {
@@ -170,10 +168,33 @@ class Account:
         found, end = [], len(whole[0])
         for place, text in enumerate(whole[1:]):
             end += len(text)
-            values = json.loads(text)
-            if all(self._intact(*extent) for extent in values["extents"]):
-                found.append(Line((node, k), header["round"], place, end, values))
+            found += [
+                Line((node, k), header["round"], place, end, values)
+                for values in self._intact_lines(json.loads(text))
+            ]
         return found
+
+    def _intact_lines(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the lines of single mini-batches that a line is, or stands for, if its bytes are there."""
+        if "streak" not in values:
+            if all(self._intact(*extent) for extent in values["extents"]):
+                yield values
+            return
+        offset = values["offset"]
+        if not self._intact(values["segment"], offset, sum(values["lengths"]), values["crc32"]):
+            return
+        columns = zip(values["items"], values["rows_out"], values["lengths"], strict=True)
+        for ordinal, (items, rows_out, length) in enumerate(columns, values["streak"]):
+            if ordinal not in values.get("without", ()):
+                yield {
+                    "ordinal": ordinal,
+                    "status": "ok",
+                    "items_in": items,
+                    "items_ok": items,
+                    "rows_out": rows_out,
+                    "extents": [[values["segment"], offset, length, None]],
+                }
+            offset += length
 
     def _intact(self, segment: str, offset: int, length: int, crc32: int) -> bool:
         if segment not in self._segments:

@@ -116,7 +116,7 @@ def worker_killed(rng: random.Random) -> Scenario:
             fault("before page", "kill", LOAD, at=rng.randint(2, 6)),
             fault("before page", "kill", "0", at=rng.randint(1, 2)),
             fault("pwrite", "kill", "/segments", at=rng.randint(1, 6), when=rng.choice(WHEN)),
-            fault("report", "kill", "done", at=rng.randint(1, 3)),
+            fault("report", "kill", rng.choice(["result", "streak"]), at=rng.randint(1, 3)),
             fault("shutdown", "kill"),
         ]
     )

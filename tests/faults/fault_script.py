@@ -26,14 +26,17 @@ def install() -> None:
     # It waits for a store that refuses for some 30 s.
     output.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 50))
     page = sys.modules["_parallelrun_worker.page"].Page
-    write = page.write
 
-    def write_with_faults(self, phase, ordinal=-1, feed=-1):
-        FAULTS.point("before page", str(phase))
-        write(self, phase, ordinal, feed)
-        FAULTS.point("page", str(phase))
+    def with_faults(write):
+        def write_with_faults(self, phase, *given):
+            FAULTS.point("before page", str(phase))
+            now = write(self, phase, *given)
+            FAULTS.point("page", str(phase))
+            return now
 
-    page.write = write_with_faults
+        return write_with_faults
+
+    page.write, page.enter = with_faults(page.write), with_faults(page.enter)
     protocol = sys.modules["_parallelrun_worker.protocol"]
     encode = protocol.encode
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 import airflow_parallelrun
+from airflow_parallelrun.engine.journal import parse
 from demo.airflow_client import AirflowApiError
 from demo.local_airflow import LocalAirflow
 
@@ -192,7 +193,8 @@ class DagRun:
     def committed(self, attempt: str = "0-1") -> set[int]:
         """Return the mini-batches that an attempt has journalled."""
         journal = self.run_dir / "journal" / f"{attempt}-0.jsonl"
-        return {json.loads(line)["ordinal"] for line in journal.read_text().splitlines()[1:]}
+        entries = map(parse, journal.read_bytes().splitlines(keepends=True)[1:])
+        return {line.ordinal for entry in entries for line in entry.lines()}
 
     # What runs.
 

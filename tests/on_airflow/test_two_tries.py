@@ -17,9 +17,13 @@ import psutil
 import pytest
 from harness import DagRun, Workspace, eventually
 
+from airflow_parallelrun.engine.journal import parse
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from airflow_parallelrun.engine.journal import Line
 
 pytestmark = pytest.mark.long
 
@@ -59,11 +63,12 @@ class Run(DagRun):
         self.waits_for("predict.split", "success")
         return super().run_dir
 
-    def lines(self, attempt: str) -> list[dict[str, Any]]:
+    def lines(self, attempt: str) -> list[Line]:
         """Return what an attempt has journalled."""
         path = self.run_dir / "journal" / f"{attempt}-0.jsonl"
         text = path.read_bytes() if path.exists() else b""
-        return [json.loads(line) for line in text.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+        whole = [line for line in text.splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+        return [line for entry in map(parse, whole) for line in entry.lines()]
 
     def end(self, attempt: str) -> dict[str, Any]:
         """Wait until an attempt has ended, and return its last words."""
@@ -94,7 +99,7 @@ class Run(DagRun):
     def in_flight(self) -> set[str]:
         """Return the items that the script has been called with and no first attempt has committed."""
         names = sorted(path.name for path in (self.workspace.root / "many").iterdir())
-        committed = {names[line["ordinal"]] for node in range(NODES) for line in self.lines(f"{node}-1")}
+        committed = {names[line.ordinal] for node in range(NODES) for line in self.lines(f"{node}-1")}
         return set(self.calls()) - committed
 
     def tries(self) -> list[int]:
@@ -230,7 +235,7 @@ def frozen_before_a_commit(run: Run) -> Struck:
         family.freeze()
         segments = (run.run_dir / "segments").glob("0-1-*")
         written = sum(path.stat().st_size for path in segments)
-        journalled = sum(extent[2] for line in run.lines("0-1") for extent in line["extents"])
+        journalled = sum(extent[2] for line in run.lines("0-1") for extent in line.extents)
         # Of each process the node may not have heard of one row; a row is five bytes.
         if written - journalled > PROCESSES * len("0000\n"):
             return Struck.now(run)

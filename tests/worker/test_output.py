@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections import namedtuple
 
 import numpy as np
@@ -180,10 +179,26 @@ def content(fd):
     return os.pread(fd, 1 << 20, 0)
 
 
-def test_extents_follow_one_another(segment_fd):
+def test_rows_wait_and_follow_one_another(segment_fd):
     segment = Segment(segment_fd)
-    assert segment.append(b"one") == (0, 3, zlib.crc32(b"one"))
-    assert segment.append(b"three") == (3, 5, zlib.crc32(b"three"))
+    segment.append(b"one")
+    assert segment.end == 3
+    segment.append(b"three")
+    assert segment.end == 8
+    assert content(segment_fd) == b""
+    segment.flush()
+    segment.flush()
+    assert content(segment_fd) == b"onethree"
+
+
+def test_many_rows_do_not_wait(segment_fd, monkeypatch):
+    monkeypatch.setattr(output, "_BUFFER_BYTES", 6)
+    segment = Segment(segment_fd)
+    segment.append(b"one")
+    segment.append(b"three")
+    assert content(segment_fd) == b"onethree"
+    segment.append(b"x")
+    assert segment.end == 9
     assert content(segment_fd) == b"onethree"
 
 
@@ -199,8 +214,9 @@ def test_a_half_written_row_is_written_over(segment_fd, monkeypatch):
         return pwrite(fd, data, at)
 
     monkeypatch.setattr(os, "pwrite", flaky)
-    segment.append(b"one")
-    assert segment.append(b"three") == (3, 5, zlib.crc32(b"three"))
+    for rows in (b"one", b"three"):
+        segment.append(rows)
+        segment.flush()
     assert calls == [0, 3, 5, 3]
     assert content(segment_fd) == b"onethree"
 
@@ -213,13 +229,17 @@ def test_a_store_that_refuses_for_long_is_not_the_scripts_fault(segment_fd, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
+    segment = Segment(segment_fd)
+    segment.append(b"x")
     with pytest.raises(SegmentError, match="No space left"):
-        Segment(segment_fd).append(b"x")
+        segment.flush()
     assert waits == [1, 2, 4, 8, 16]
 
 
 def test_short_writes_are_completed(segment_fd, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:2], at))
-    Segment(segment_fd).append(b"0123456789")
+    segment = Segment(segment_fd)
+    segment.append(b"0123456789")
+    segment.flush()
     assert content(segment_fd) == b"0123456789"

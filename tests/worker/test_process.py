@@ -14,6 +14,11 @@ import zlib
 
 import pytest
 
+from airflow_parallelrun.datasets import ListedFile
+from airflow_parallelrun.engine.items import ItemWriter
+from airflow_parallelrun.engine.journal import parse
+from airflow_parallelrun.engine.names import MINI_BATCHES, MINI_BATCHES_INDEX
+from airflow_parallelrun.engine.store import Store
 from airflow_parallelrun.worker import bootstrap, page, protocol
 from airflow_parallelrun.worker.protocol import Result
 
@@ -42,7 +47,20 @@ class Desk:
             )  # fmt: skip
         theirs.close()
         os.close(page_fd)
-        self.lines, self.inbox = protocol.LineReader(), []
+        self._write_plan()
+        self.messages, self.inbox = protocol.MessageReader(), []
+
+    def _write_plan(self):
+        """Mini-batches of two files each."""
+        items = ItemWriter()
+        for ordinal in range(60):
+            files = []
+            for name in (f"u{ordinal}a", f"u{ordinal}b"):
+                path = self.folder / "source" / name
+                path.touch()
+                files.append(ListedFile(name, 0, path.stat().st_mtime_ns, None))
+            items.add(0, files)
+        items.write(Store(str(self.folder)))
 
     def start(self, script, **changes):
         path = self.folder / "source" / "score.py"
@@ -57,6 +75,8 @@ class Desk:
             "log_dir": str(self.folder / "logs"),
             "output_dir": str(self.folder / "output"),
             "error_log": str(self.folder / "errors" / "process000.txt"),
+            "segment": "segments/0-1-0-0",
+            "item_files": [str(self.folder / name) for name in (MINI_BATCHES, MINI_BATCHES_INDEX)],
         }
         self.send("start", {**settings, **changes})
         assert self.hear() == ["hello", protocol.VERSION]
@@ -66,14 +86,8 @@ class Desk:
         self.channel.sendall(protocol.encode(list(message)))
 
     def feed(self, *ordinals, first=0):
-        """Feed mini-batches of two URLs each, which nobody looks for."""
-        self.send(
-            "run",
-            [
-                [first + n, o, [[f"u{o}a", None, None], [f"u{o}b", None, None]]]
-                for n, o in enumerate(ordinals)
-            ],
-        )
+        """Feed mini-batches, each as one that is special."""
+        self.send("run", [[first + n, ordinal, 1] for n, ordinal in enumerate(ordinals)])
 
     def hear(self):
         """The next message; None at the end of the stream."""
@@ -84,17 +98,36 @@ class Desk:
                 return None
             if not data:
                 return None
-            self.inbox += self.lines.feed(data)
+            self.inbox += self.messages.feed(data)
         return self.inbox.pop(0)
 
     def results(self, count):
-        """The next so many results, without how long they took."""
+        """The next so many results, without how long they took; a streak's as if they had come alone."""
         found = []
         while len(found) < count:
-            kind, values = self.hear()
-            assert kind == "done"
-            found += [Result(*each)._replace(seconds=0, cpu_seconds=0) for each in values]
+            kind, *values = self.hear()
+            if kind == "streak":
+                found += self.results_of(*values)
+            else:
+                assert kind == "result"
+                found.append(Result(*values)._replace(seconds=0, cpu_seconds=0))
         return found
+
+    def results_of(self, feed, count, items, run_seconds, seconds, line):
+        streak = parse(line)
+        assert (len(streak.items), sum(streak.items)) == (count, items)
+        assert run_seconds == pytest.approx(sum(streak.run_us) / 1e6)
+        assert 0 <= run_seconds <= seconds
+        assert zlib.crc32(self.rows(streak.offset, sum(streak.lengths))) == streak.crc32
+        for place, line in enumerate(streak.lines()):
+            ((segment, offset, length, _),) = line.extents or [("", 0, 0, 0)]
+            assert segment in ("", streak.segment)
+            crc32 = zlib.crc32(self.rows(offset, length))
+            counts = line.items_in, line.items_ok, line.rows_out
+            yield Result(feed + place, line.ordinal, "ok", *counts, offset, length, crc32, 0, 0, None)
+
+    def rows(self, offset=0, length=1000):
+        return os.pread(self.segment_fd, length, offset)
 
     def ready(self):
         kind, seconds = self.hear()
@@ -155,6 +188,42 @@ def test_what_is_queued_is_done_before_it_leaves(desk):
     desk.send("stop")
     assert [result.ordinal for result in desk.results(50)] == list(range(50))
     assert desk.hear() == ["bye"]
+
+
+def test_neighbours_that_succeed_come_as_one_streak(desk):
+    desk.start("""
+        def run(mini_batch):
+            if mini_batch[0] == "u7a": raise ValueError(mini_batch)
+            return mini_batch if mini_batch[0] != "u3a" else [*mini_batch, "more"]
+    """).ready()
+    desk.send("run", [[0, 0, 10], [10, 40, 2], [12, 50, 1, 2], [13, 51, 2]])
+    results = desk.results(15)
+    assert [result.feed for result in results] == list(range(15))
+    assert [result.ordinal for result in results] == [*range(10), 40, 41, 50, 51, 52]
+    assert [result.status for result in results] == ["ok"] * 7 + ["failed"] + ["ok"] * 7
+    assert [result.rows_out for result in results] == [2, 2, 2, 3, 2, 2, 2, 0, *[2] * 7]
+    names = [f"u{n}{x}" for n in [*range(7), 8, 9, 40, 41, 50, 51, 52] for x in "ab"]
+    names.insert(8, "more")
+    assert desk.rows().decode().split() == names
+
+
+def test_a_part_of_a_mini_batch(desk):
+    desk.start("def run(mini_batch, context): return [context.minibatch_index, *mini_batch][:1]\n").ready()
+    desk.send("run", [[0, 5, 1, 2, 1, 1], [1, 5, 1, 2]])
+    part, whole = desk.results(2)
+    assert (part.status, part.items_in, part.ordinal) == ("ok", 1, 5)
+    assert (whole.status, whole.items_in, whole.items_ok) == ("short", 2, 1)
+    assert desk.rows() == b"5.1\n5\n"
+
+
+def test_a_plan_that_cannot_be_read_is_a_fault_of_the_store(desk):
+    (desk.folder / MINI_BATCHES).write_text("")
+    desk.start(ECHO).ready()
+    desk.feed(3)
+    kind, name, message = desk.hear()
+    assert (kind, name) == ("fault", MINI_BATCHES)
+    assert message.startswith("mini-batch 3 cannot be read: ")
+    assert desk.process.wait() == 1
 
 
 def test_fewer_and_more_and_none(desk):
@@ -375,9 +444,7 @@ def test_a_segment_that_cannot_be_written_is_a_fault_and_no_result(desk):
     messages = []
     while (message := desk.hear()) is not None:
         messages.append(message)
-    assert messages[-1] == ["fault", "[Errno 27] File too large"]
-    reported = [each for kind, *rest in messages if kind == "done" for each in rest[0]]
-    assert all(Result(*each).ordinal == 0 for each in reported)
+    assert messages == [["fault", "segments/0-1-0-0", "[Errno 27] File too large"]]
     assert desk.process.wait() == 1
 
 

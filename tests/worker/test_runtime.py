@@ -14,6 +14,7 @@ import pytest
 
 from airflow_parallelrun import worker
 from airflow_parallelrun.worker.errors import ContractError, InputChangedError
+from airflow_parallelrun.worker.output import Origin
 from airflow_parallelrun.worker.runtime import (
     EntryScript,
     MiniBatchContext,
@@ -23,6 +24,10 @@ from airflow_parallelrun.worker.runtime import (
 )
 
 SOURCES = sorted(Path(worker.__file__).parent.glob("*.py"))
+
+
+def origin(ordinal, first=None):
+    return Origin(ordinal, ["x"], first, 1)
 
 
 class Callable1:
@@ -157,16 +162,17 @@ def test_imported_once_initialised_once_and_run_as_often_as_needed(script):
         calls.append("import")
     """)
     entry.load()
-    assert entry.run(["x"], "0") == ["import", "init", "run"]
-    assert entry.run(["x"], "1") == ["import", "init", "run", "run"]
+    assert entry.run(origin(0)) == ["import", "init", "run"]
+    assert entry.run(origin(1)) == ["import", "init", "run", "run"]
     entry.shutdown()
-    assert entry.run(["x"], "1")[-2:] == ["shutdown", "run"]
+    assert entry.run(origin(1))[-2:] == ["shutdown", "run"]
 
 
 def test_the_context_names_the_mini_batch(script):
     entry = script("def run(mini_batch, context): return [context]\n")
     entry.load()
-    assert entry.run(["x"], "17") == [MiniBatchContext("17", {}, None)]
+    assert entry.run(origin(17)) == [MiniBatchContext("17", {}, None)]
+    assert entry.run(origin(17, first=3)) == [MiniBatchContext("17.3", {}, None)]
 
 
 def test_the_script_finds_arguments_itself_and_both_folders(script, tmp_path):
@@ -188,7 +194,7 @@ def test_init_and_shutdown_are_optional(script):
     entry = script("def run(mini_batch): return mini_batch\n")
     entry.load()
     entry.shutdown()
-    assert entry.run(["x"], "0") == ["x"]
+    assert entry.run(origin(0)) == ["x"]
 
 
 @pytest.mark.parametrize(
