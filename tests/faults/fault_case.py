@@ -395,19 +395,22 @@ def _tear(_folder: Path, run_dir: Path, rng: random.Random) -> bool:
     return True
 
 
-def _extents(run_dir: Path) -> list[tuple[str, int, int, int]]:
-    return [
-        tuple(extent)
-        for path in sorted((run_dir / "journal").iterdir())
-        for line in path.read_text().splitlines()[1:]
-        for extent in json.loads(line)["extents"]
-    ]
+def _extents(run_dir: Path) -> list[tuple[str, int, int]]:
+    """Return where journalled rows are: segment, offset, length."""
+    found: list[tuple[str, int, int]] = []
+    for path in sorted((run_dir / "journal").iterdir()):
+        for line in map(json.loads, path.read_text().splitlines()[1:]):
+            if "streak" in line:
+                found.append((line["segment"], line["offset"], sum(line["lengths"])))
+            else:
+                found += [(segment, offset, length) for segment, offset, length, _ in line["extents"]]
+    return found
 
 
 def _flip(_folder: Path, run_dir: Path, rng: random.Random) -> bool:
     """Flip a bit in up to three journalled rows."""
     extents = _extents(run_dir)
-    for segment, offset, length, _ in rng.sample(extents, min(len(extents), rng.randint(1, 3))):
+    for segment, offset, length in rng.sample(extents, min(len(extents), rng.randint(1, 3))):
         with (run_dir / segment).open("r+b") as file:
             at = offset + rng.randrange(length)
             file.seek(at)
@@ -422,7 +425,7 @@ def _cut(_folder: Path, run_dir: Path, rng: random.Random) -> bool:
     extents = _extents(run_dir)
     if not extents:
         return False
-    segment, offset, length, _ = rng.choice(extents)
+    segment, offset, length = rng.choice(extents)
     os.truncate(run_dir / segment, offset + rng.randrange(length))
     return True
 
