@@ -88,9 +88,10 @@ class _Whole:
         if of_ours:
             say("a closer look at ours: listing, memory, a killed worker, flushes")
         noops = [of_ours[name] for name in (figures.FEW, figures.MANY) if name in of_ours]
+        listed = [of_ours[name] for name in (figures.FEW, figures.MANY, *figures.MODELS) if name in of_ours]
         listing_us: dict[str, float] = {}
         with self._noting("listing"):
-            listing_us |= {each.name: experiments.listing_us(each.task.folder) for each in noops}
+            listing_us |= {each.name: experiments.listing_us(each.task.folder) for each in listed}
         self.report.figures += figures.from_comparisons(self.report.comparisons, listing_us)
         if "tensorflow" in of_ours:
             with self._noting("a killed worker"):

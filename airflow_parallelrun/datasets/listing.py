@@ -79,14 +79,21 @@ def list_files(paths: Sequence[str]) -> Iterator[ListedFile]:
     :raises EmptyInputError: when there is no file at all
     """
     streams = [_remote(path) if is_remote(path) else _local(local_path(path)) for path in paths]
-    by_path = itemgetter(0)
+    alone = len(streams) == 1 and not is_remote(paths[0])  # a walk gives no path twice
+    files = streams[0] if alone else _merged(streams)
+    first = next(files, None)
+    if first is None:
+        raise EmptyInputError(list(paths))
+    yield first
+    yield from files
+
+
+def _merged(streams: list[Iterator[ListedFile]]) -> Iterator[ListedFile]:
     last = None
-    for file in heapq.merge(*streams, key=by_path) if len(streams) != 1 else streams[0]:
+    for file in heapq.merge(*streams, key=itemgetter(0)):
         if file[0] != last:
             last = file[0]
             yield file
-    if last is None:
-        raise EmptyInputError(list(paths))
 
 
 def _remote(url: str) -> Iterator[ListedFile]:

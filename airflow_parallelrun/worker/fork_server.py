@@ -18,6 +18,7 @@ One JSON array per message on the socket FD. Node to server::
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import signal
@@ -89,6 +90,7 @@ def serve(channel: socket.socket) -> Optional[Worker]:
             done = warm(*values)
             for stream in (sys.stdout, sys.stderr):  # what waits there would be printed by each worker, too
                 stream.flush()
+            gc.freeze()  # no collection in a worker looks at what it shares, which would copy its memory
             _send(channel, ["ready", done])
             continue
         pid, between = _fork()

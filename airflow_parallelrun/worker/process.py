@@ -21,6 +21,7 @@ from typing import Any
 from . import logs, page, protocol
 from .errors import ContractError, InputChangedError, describe, problem
 from .items import Item, ItemReader
+from .leaving import Leaving
 from .output import Origin, Segment, SegmentError
 from .report import Report
 from .runtime import EntryScript, Settings, unchanged
@@ -78,6 +79,11 @@ class Worker:
                 self._run_all(*self._queue.popleft())
         self._shutdown()
         self._say("bye")
+
+    @property
+    def source_directory(self) -> str:
+        """The folder of the project."""
+        return self._settings.source_directory
 
     def tell_fault(self, error: SegmentError | PlanError) -> None:
         """Say which object of the run directory it is that has failed."""
@@ -268,6 +274,7 @@ def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
     os.close(page_fd)
     for fd in (channel_fd, segment_fd):
         os.set_inheritable(fd, False)
+    leaving = Leaving()
     worker = Worker(channel, shared, Segment(segment_fd))
     try:
         worker.serve()
@@ -276,6 +283,7 @@ def main(channel_fd: int, page_fd: int, segment_fd: int, parent: int) -> None:
     except (SegmentError, PlanError) as error:
         worker.tell_fault(error)
         os._exit(1)
+    leaving.source_directory, leaving.status = worker.source_directory, 0
 
 
 def die_with(parent: int) -> None:

@@ -158,7 +158,9 @@ def test_about_20_ms_of_work_wait_in_front_of_a_process(bench):
     assert list(bench[0].fed().values()) == list(range(21))
 
 
-@pytest.mark.parametrize(("seconds", "window"), [(0.0, WINDOW), (1e-9, WINDOW), (0.019, 1), (5.0, 1)])
+@pytest.mark.parametrize(
+    ("seconds", "window"), [(0.0, WINDOW), (1e-9, WINDOW), (0.019, 2), (0.9, 2), (1.1, 1), (5.0, 1)]
+)
 def test_the_window_has_limits(bench, seconds, window):
     bench = bench(mini_batches=2 * WINDOW)
     open_window(bench, bench[0], seconds=seconds)
