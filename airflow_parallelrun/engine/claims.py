@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
@@ -41,6 +42,8 @@ class Claims:
         free = sorted(set(chunks) - taken)
         self._free = [chunk for chunk in free if chunk >= first] + [chunk for chunk in free if chunk < first]
         self._free.reverse()
+        #: How long a claim takes here, in seconds; the latest ones weigh most.
+        self.seconds = 0.0
 
     @property
     def free(self) -> int:
@@ -61,9 +64,13 @@ class Claims:
         content = json.dumps({"attempt": str(self._started.attempt), "token": self._started.token}).encode()
         while self._free:
             chunk = self._free.pop()
-            if self._store.create_exclusive(f"{self._folder}/{chunk}", content) or self._inherits(chunk):
+            began = time.monotonic()
+            won = self._store.create_exclusive(f"{self._folder}/{chunk}", content)
+            self.seconds = 0.8 * self.seconds + 0.2 * (time.monotonic() - began)
+            if won or self._inherits(chunk):
                 return chunk
-        return None
+            self.look()  # where one is taken, others are
+        return self._inherited.pop() if self._inherited else None
 
     def _inherits(self, chunk: int) -> bool:
         """Tell whether an earlier attempt of this node has claimed a chunk that is taken."""

@@ -58,6 +58,11 @@ class Intake:
         """How many chunks this node could still get, as far as it knows."""
         return self._claims.free
 
+    @property
+    def claim_seconds(self) -> float:
+        """How long a claim takes here."""
+        return self._claims.seconds
+
     def look(self) -> None:
         """Take note of what others have claimed meanwhile."""
         self._claims.look()

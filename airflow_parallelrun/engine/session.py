@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A node claims ahead what it needs for so long, as long as plenty is left for the others.
-CLAIM_AHEAD_S = 30.0
+# A node claims ahead what it needs for as long as so many claims take. What it has claimed no other can do,
+# and the next mini-batches may take much longer than the last ones did.
+CLAIMS_AHEAD = 20
 # What waits in a node costs memory, and more than this is no faster.
 QUEUE_LIMIT = 10_000
 # Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
@@ -232,7 +233,8 @@ class Session:
         wanted = dispatcher.capacity()
         elapsed = time.monotonic() - (dispatcher.first_ready or time.monotonic())
         if elapsed > 1:
-            wanted = max(wanted, min(QUEUE_LIMIT, int(self._own.done / elapsed * CLAIM_AHEAD_S)))
+            ahead_s = CLAIMS_AHEAD * self._intake.claim_seconds
+            wanted = max(wanted, min(QUEUE_LIMIT, int(self._own.done / elapsed * ahead_s)))
         not_started = self._process_limit - len(dispatcher.processes)
         return max(not_started + dispatcher.idle, min(wanted, share))
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.datasets import ListedFile
 
-# Chunks are what a node claims: small enough that the last ones even out (each process gets at least 32),
-# few enough that claiming them and listing the claims stays cheap.
-CHUNKS_PER_PROCESS = 32
+# Chunks are what a node claims: small enough that the last ones even out (there are at least 64 for each
+# process), few enough that claiming them and listing the claims stays cheap.
+CHUNKS_PER_PROCESS = 64
 MINI_BATCHES_PER_CHUNK = 1_000
 CHUNKS = 20_000
 

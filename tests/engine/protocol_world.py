@@ -36,6 +36,7 @@ from workbench import make_config, make_plan
 
 from airflow_parallelrun.engine import (
     assembly,
+    claims,
     committer,
     dispatcher,
     intake,
@@ -190,7 +191,7 @@ class World:
             time=lambda: self.clock,
             sleep=lambda seconds: self.pause("sleep", ""),
         )
-        for module in (committer, session, dispatcher, intake, pool, page, output, worker_report):
+        for module in (claims, committer, session, dispatcher, intake, pool, page, output, worker_report):
             self._undo.setattr(module, "time", clock)
         threads = SimpleNamespace(
             Condition=lambda: Condition(world), Thread=lambda **given: Thread(world, **given)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from workbench import make_config
 
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.engine.split import RunRequest, chunk_starts, split
+from airflow_parallelrun.engine.split import CHUNKS_PER_PROCESS, RunRequest, chunk_starts, split
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -50,7 +50,7 @@ def test_chunks_cover_everything_in_order_within_the_limits(weights, processes):
     assert starts == sorted(set(starts))
     assert [weight for chunk in chunks for weight in chunk] == weights
     assert all(1 <= len(chunk) <= 1000 for chunk in chunks)
-    limit = sum(weights) / (32 * processes)
+    limit = sum(weights) / (CHUNKS_PER_PROCESS * processes)
     assert all(sum(chunk) <= limit for chunk in chunks if len(chunk) > 1)
 
 
@@ -58,7 +58,7 @@ def test_chunks_cover_everything_in_order_within_the_limits(weights, processes):
 @given(WEIGHTS, st.integers(1, 64))
 def test_chunks_are_no_smaller_than_they_must_be(weights, processes):
     _, chunks = chunks_of(weights, processes)
-    limit = sum(weights) / (32 * processes)
+    limit = sum(weights) / (CHUNKS_PER_PROCESS * processes)
     for one, following in pairwise(chunks):
         assert len(one) == 1000 or sum(one) + following[0] > limit
 
