@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 # A commit costs two disk flushes, some milliseconds; once a second that is lost in the noise.
 INTERVAL_S = 1.0
-# So many lines make a commit worth its flushes at once; and with twice as many no more work is handed out, so
-# that a store that is slow costs time and not memory. A line is up to 3 kB, most often 0.5.
+# So many mini-batches make a commit worth its flushes at once; and with twice as many no more work is handed
+# out, so that a store that is slow costs time and not memory. A failed one's line is up to 3 kB.
 BACKLOG = 10_000
 WRITE_TRIES = 6
 BACKOFF_S = 1.0
@@ -54,7 +54,7 @@ class Committer:
         self._sync = sync
         self._wake = wake
         self._pending: list[Finished] = []
-        self._lines_pending = 0
+        self._mini_batches_pending = 0
         self._changed = threading.Condition()
         self._hurry = False
         self._closed = False
@@ -72,14 +72,14 @@ class Committer:
         with self._changed:
             for each in finished:
                 self._pending.append(each)
-                self._lines_pending += each.tally.done
-            self._hurry |= hurry or self._lines_pending > BACKLOG
+                self._mini_batches_pending += each.tally.done
+            self._hurry |= hurry or self._mini_batches_pending > BACKLOG
             self._changed.notify_all()
 
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to become durable that nothing should be added."""
-        return self._lines_pending > 2 * BACKLOG
+        return self._mini_batches_pending > 2 * BACKLOG
 
     def flush(self, limit_s: float | None = None) -> None:
         """Return when everything that was handed over is durable.
@@ -124,7 +124,7 @@ class Committer:
                 )
                 if self._closed:
                     return
-                finished, self._pending, self._lines_pending = self._pending, [], 0
+                finished, self._pending, self._mini_batches_pending = self._pending, [], 0
                 self._busy, self._hurry = True, False
             try:
                 self._commit(finished)

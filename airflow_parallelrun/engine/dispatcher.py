@@ -156,7 +156,7 @@ class Dispatcher:
 
         :return: False when the process is gone; :meth:`bury` comes next
         :raises EntryScriptContractError: when the script cannot be used
-        :raises StorageError: when the process could not write its rows
+        :raises StorageError: when the process could not write its rows, or read its items
         """
         messages = process.receive()
         if messages is None:
@@ -292,13 +292,15 @@ class Dispatcher:
         items: int,
         run_seconds: float,
         seconds: float,
+        row_bytes: int,
         line: bytes,
     ) -> None:
         """Take neighbours that succeeded in full at their first try; see ``worker/protocol.py``."""
         finished = self._tries.finished
         if process.number not in self._doomed and process.in_flight.take(feed, count):
             tally = Tally(done=count, items=items, run_seconds=run_seconds)
-            finished.append(Finished(line, tally, frozenset([process.segment])))
+            segments = frozenset([process.segment] if row_bytes else [])
+            finished.append(Finished(line, tally, segments))
         else:
             streak = parse(line)
             assert isinstance(streak, Streak)

@@ -64,7 +64,10 @@ def read_history(plan: Plan, started: Started) -> History:
     partial: dict[int, Line] = {}
     if started.round:
         # Not what the last seal has: a node that was alive then may have done more, and the next seal has it.
-        ledger = Ledger.read(plan, Seal(started.round, journals(plan.store)), before_round=started.round)
+        now = Seal(started.round, journals(plan.store))
+        for name, _ in now.journals:
+            make_durable(plan.store, name)
+        ledger = Ledger.read(plan, now, before_round=started.round)
         redriven = in_force(plan.store, started.round) is not None
         enough = SUCCEEDED if redriven else SHORT
         for ordinal in range(plan.mini_batches):

@@ -142,7 +142,8 @@ class Streak(NamedTuple):
     :param run_us: of each, microseconds of run()
     :param cpu_us: of each, CPU microseconds of run()
     :param ended_us: of each, when run() was over, in microseconds from the beginning
-    :param without: the mini-batches among them that do not count: another process had them by then
+    :param without: the mini-batches among them that do not count: another process had them by then, or they
+        were over their limit
     """
 
     streak: int

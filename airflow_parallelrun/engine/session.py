@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 # A node claims ahead what it needs for as long as so many claims take. What it has claimed no other can do,
 # and the next mini-batches may take much longer than the last ones did.
 CLAIMS_AHEAD = 20
-# What waits in a node costs memory, and more than this is no faster.
+# More than this is no faster.
 QUEUE_LIMIT = 10_000
 # Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
 CONTROL_INTERVAL_S = 2.0

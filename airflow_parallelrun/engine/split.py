@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # Chunks are what a node claims: small enough that the last ones even out (there are at least 64 for each
 # process), few enough that claiming them and listing the claims stays cheap.
 CHUNKS_PER_PROCESS = 64
+# One node alone shares with nobody; but a redrive may have more. A claim takes two flushes.
+CHUNKS_PER_PROCESS_ALONE = 8
 MINI_BATCHES_PER_CHUNK = 1_000
 CHUNKS = 20_000
 
@@ -94,7 +96,9 @@ def split(request: RunRequest) -> Plan:
     run_dir = os.path.join(
         _storage_root(request, output), time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + plan_id[:8]
     )
-    processes = config.node_count * config.processes_per_node
+    alone = config.node_count == 1
+    chunks = config.node_count * config.processes_per_node
+    chunks *= CHUNKS_PER_PROCESS_ALONE if alone else CHUNKS_PER_PROCESS
     plan = Plan(
         run_dir=run_dir,
         plan_id=plan_id,
@@ -104,7 +108,7 @@ def split(request: RunRequest) -> Plan:
         inputs=[each.to_dict() for each in inputs],
         output=output,
         node_count=min(config.node_count, len(items.weights)),
-        chunk_starts=chunk_starts(items.weights, processes),
+        chunk_starts=chunk_starts(items.weights, chunks),
         mini_batches=len(items.weights),
         items=items.count,
         code_sha256=snapshot.sha256,
@@ -117,14 +121,14 @@ def split(request: RunRequest) -> Plan:
     return plan
 
 
-def chunk_starts(weights: Sequence[int], processes: int) -> list[int]:
+def chunk_starts(weights: Sequence[int], chunks: int) -> list[int]:
     """Cut mini-batches into chunks of about even weight.
 
     :param weights: of each mini-batch
-    :param processes: how many there are on all nodes
+    :param chunks: how many there should be at least
     :return: the first ordinal of each chunk
     """
-    heaviest = sum(weights) / (CHUNKS_PER_PROCESS * processes)
+    heaviest = sum(weights) / chunks
     longest = max(MINI_BATCHES_PER_CHUNK, -(-len(weights) // CHUNKS))
     floor = -(-len(weights) // CHUNKS)
     starts, weight, length = [0], 0, 0

@@ -52,7 +52,10 @@ class ItemReader:
         """
         place = ordinal - self._first
         if not 0 <= place < len(self._block):
-            self._block = self._read(ordinal, ahead)
+            try:
+                self._block = self._read(ordinal, ahead)
+            except (TypeError, OverflowError) as error:
+                raise ValueError(f"the plan is damaged at mini-batch {ordinal}: {error}") from error
             self._first, place = ordinal, 0
         return self._block[place]
 

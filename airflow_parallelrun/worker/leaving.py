@@ -16,6 +16,8 @@ import io
 import logging
 import os
 import sys
+import threading
+import traceback
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +27,8 @@ _WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 class Leaving:
     """Made before the script is imported, so that it comes behind all that the script registers.
 
-    What a fork server's libraries have registered does not run in those that are forked from it.
+    What a fork server's libraries have registered with ``atexit`` does not run in those that are forked from
+    it.
     """
 
     def __init__(self) -> None:
@@ -35,22 +38,45 @@ class Leaving:
         atexit.register(self._leave)
 
     def _leave(self) -> None:
+        try:
+            self._let_go()
+            _flush()
+        except Exception:  # noqa: BLE001 - objects of the project; whatever they do, the process leaves
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(self.status)
+
+    def _let_go(self) -> None:
+        # Daemon threads go on meanwhile; that they miss something is no news.
+        threading.excepthook = lambda _: None
+        processes = sys.modules.get("multiprocessing.util")
+        if processes is not None:  # where the fork server has imported it, that is not registered here
+            processes._exit_function()
         for module in list(sys.modules.values()):
             if self.source_directory and _is_below(module, self.source_directory):
                 _clear(module)
         gc.collect()
         logging.shutdown()
-        for each in gc.get_objects():
-            if isinstance(each, _WRITERS):
-                with suppress(Exception):  # closed meanwhile; or its disk is full, and nobody is left to tell
-                    each.flush()
-        ctypes.CDLL(None).fflush(None)
-        os._exit(self.status)
+
+
+def _flush() -> None:
+    """Flush every file that is open: Python's own, and those of C code."""
+    streams = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+    # By its type: a proxy asks for the class of what it stands for, which may be gone.
+    files = [each for each in gc.get_objects() if issubclass(type(each), _WRITERS)]
+    for each in [*streams, *files]:
+        with suppress(Exception):  # closed meanwhile; or its disk is full, and nobody is left to tell
+            each.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def _is_below(module: Any, folder: str) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and os.path.abspath(file).startswith(folder + os.sep)
+    try:
+        file = getattr(module, "__file__", None)
+    except Exception:  # noqa: BLE001 - a package may put anything in the place of a module
+        return False
+    return type(file) is str and os.path.abspath(file).startswith(folder + os.sep)
 
 
 def _clear(module: Any) -> None:

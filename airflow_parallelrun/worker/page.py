@@ -38,7 +38,7 @@ class PageState(NamedTuple):
 def last_state(content: bytes | mmap.mmap) -> PageState:
     """Return what a page says whose process is dead.
 
-    One that died while it was writing was between two mini-batches: no user code was running.
+    One that died while it was writing was between two phases: no user code was running.
     """
     sequence, *state = _WORDS.unpack_from(content)
     return PageState(IDLE, -1, -1, 0) if sequence & 1 else PageState(*state)

@@ -17,7 +17,7 @@ Worker to node::
     ["hello", protocol version]
     ["ready", seconds in import and init()]
     ["init_failed", error] / ["contract", message]
-    ["streak", feed, count, items, run seconds, seconds, bytes]
+    ["streak", feed, count, items, run seconds, seconds, bytes of rows, bytes]
                                               neighbours that succeeded in full at their first try: how many
                                               there are, and how long they took. Their line for the journal
                                               follows

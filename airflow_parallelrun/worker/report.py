@@ -106,6 +106,7 @@ class Report:
                 sum(self._items),
                 sum(self._run_us) * _US,
                 seconds,
+                sum(self._lengths),
                 len(line),
             ]
             self._messages += protocol.encode(["streak", *told]), line

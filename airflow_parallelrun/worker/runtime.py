@@ -111,10 +111,11 @@ class EntryScript:
         :param origin: the mini-batch
         """
         assert self._run is not None
+        mini_batch = [*origin.paths]  # the script's own, to take from it what it likes
         if not self._takes_context:
-            return self._call(self._run, origin.paths)
+            return self._call(self._run, mini_batch)
         index = str(origin.ordinal) if origin.first is None else f"{origin.ordinal}.{origin.first}"
-        return self._call(self._run, origin.paths, MiniBatchContext(index, {}))
+        return self._call(self._run, mini_batch, MiniBatchContext(index, {}))
 
     def shutdown(self) -> None:
         """Call ``shutdown()``, if the script has one; nothing is called after it."""

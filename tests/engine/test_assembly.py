@@ -76,7 +76,7 @@ def test_rows_in_the_order_of_the_plan(plan, monkeypatch, gather, copy):
     assert visible(plan) == ["rows.txt"]
 
 
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO])
 def test_where_the_kernel_cannot_copy_it_is_read_and_written(plan, monkeypatch, number):
     copy, calls = os.copy_file_range, []
 
@@ -93,14 +93,19 @@ def test_where_the_kernel_cannot_copy_it_is_read_and_written(plan, monkeypatch, 
     assert len(calls) == 2  # and is not asked again
 
 
-def test_a_disk_that_is_full_is_told_when_the_kernel_copies(plan, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_a_python_without_the_call_reads_and_writes(plan, monkeypatch):
     monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
-    monkeypatch.setattr(os, "copy_file_range", full)
-    with pytest.raises(StorageError, match="No space left on device"):
-        assemble(plan, write_run(plan), "rows.txt")
+    monkeypatch.delattr(os, "copy_file_range")
+    with open(assemble(plan, write_run(plan), "rows.txt"), "rb") as file:
+        assert file.read() == b"".join(rows_of(n) for n in range(40))
+
+
+def test_a_segment_that_is_too_short_is_told_when_the_kernel_copies(plan, monkeypatch):
+    monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
+    ledger = write_run(plan)
+    os.truncate(plan.store.path("segments/0-1-1-0"), 30)
+    with pytest.raises(StorageError, match="has lost rows"):
+        assemble(plan, ledger, "rows.txt")
     assert visible(plan) == []
 
 

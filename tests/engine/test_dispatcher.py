@@ -106,7 +106,7 @@ class Bench:
         first = process.fed()[feed]
         ones = [1] * count
         streak = Streak(first, process.name, process.segment, 0, 0, 1.0, ones, ones, ones, ones, ones, ones)
-        process.incoming.append(["streak", feed, count, count, seconds, seconds, streak.encode()])
+        process.incoming.append(["streak", feed, count, count, seconds, seconds, count, streak.encode()])
         return self.dispatcher.receive(process)
 
     @property

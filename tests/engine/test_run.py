@@ -509,7 +509,7 @@ def test_a_slow_disk_holds_up_the_work_and_not_the_memory(job, echo, monkeypatch
 
     def watched(self, finished, hurry=False):
         add(self, finished, hurry)
-        most.append(self._lines_pending)
+        most.append(self._mini_batches_pending)
 
     monkeypatch.setattr(committer.os, "fdatasync", slow)
     monkeypatch.setattr(Committer, "add", watched)

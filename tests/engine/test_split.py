@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from workbench import make_config
 
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.engine.split import CHUNKS_PER_PROCESS, RunRequest, chunk_starts, split
+from airflow_parallelrun.engine.split import RunRequest, chunk_starts, split
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -34,7 +34,7 @@ WEIGHTS = st.lists(st.integers(1, 2**40), min_size=1, max_size=3000)
 
 def chunks_of(weights, processes):
     """The chunks as slices of the weights."""
-    starts = chunk_starts(weights, processes)
+    starts = chunk_starts(weights, 64 * processes)
     return starts, [
         weights[start:end] for start, end in zip(starts, [*starts[1:], len(weights)], strict=True)
     ]
@@ -50,7 +50,7 @@ def test_chunks_cover_everything_in_order_within_the_limits(weights, processes):
     assert starts == sorted(set(starts))
     assert [weight for chunk in chunks for weight in chunk] == weights
     assert all(1 <= len(chunk) <= 1000 for chunk in chunks)
-    limit = sum(weights) / (CHUNKS_PER_PROCESS * processes)
+    limit = sum(weights) / (64 * processes)
     assert all(sum(chunk) <= limit for chunk in chunks if len(chunk) > 1)
 
 
@@ -58,7 +58,7 @@ def test_chunks_cover_everything_in_order_within_the_limits(weights, processes):
 @given(WEIGHTS, st.integers(1, 64))
 def test_chunks_are_no_smaller_than_they_must_be(weights, processes):
     _, chunks = chunks_of(weights, processes)
-    limit = sum(weights) / (CHUNKS_PER_PROCESS * processes)
+    limit = sum(weights) / (64 * processes)
     for one, following in pairwise(chunks):
         assert len(one) == 1000 or sum(one) + following[0] > limit
 
@@ -74,11 +74,11 @@ def test_there_are_never_more_than_20000_chunks(count, processes):
 
 def test_a_huge_plan_keeps_the_number_of_chunks():
     weights = [1] * 100_000 + [10**9] * 10
-    assert len(chunk_starts(weights, 2000)) <= 20_000
+    assert len(chunk_starts(weights, 64 * 2000)) <= 20_000
 
 
 def test_few_mini_batches_are_claimed_one_by_one():
-    assert chunk_starts([5] * 8, 4) == list(range(8))
+    assert chunk_starts([5] * 8, 64 * 4) == list(range(8))
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,35 @@ def test_the_rest_of_the_interpreter_is_not_taken_apart(leave):
     assert ended.stdout == ""
 
 
+def test_nothing_that_the_script_leaves_behind_is_in_its_way(leave):
+    ended = leave("""
+        import sys, threading, time, weakref
+        class Gone: pass
+        sys.proxy = weakref.proxy(Gone())
+        class Module:
+            def __getattr__(self, name): raise RuntimeError(name)
+        sys.modules["odd"] = Module()
+        value = 1
+        def beat():
+            while True:
+                value + 1
+        threading.Thread(target=beat, daemon=True).start()
+        time.sleep(0.1)
+    """)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_child_of_the_script_is_waited_for(leave):
+    ended = leave("""
+        import multiprocessing, sys, time
+        def late():
+            time.sleep(0.3)
+            print("child", flush=True)
+        multiprocessing.get_context("fork").Process(target=late).start()
+    """)
+    assert ended.stdout == "child\n"
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_exit_status(leave, status):
     assert leave("", status).returncode == status

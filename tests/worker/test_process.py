@@ -113,9 +113,9 @@ class Desk:
                 found.append(Result(*values)._replace(seconds=0, cpu_seconds=0))
         return found
 
-    def results_of(self, feed, count, items, run_seconds, seconds, line):
+    def results_of(self, feed, count, items, run_seconds, seconds, row_bytes, line):
         streak = parse(line)
-        assert (len(streak.items), sum(streak.items)) == (count, items)
+        assert (len(streak.items), sum(streak.items), sum(streak.lengths)) == (count, items, row_bytes)
         assert run_seconds == pytest.approx(sum(streak.run_us) / 1e6)
         assert 0 <= run_seconds <= seconds
         assert zlib.crc32(self.rows(streak.offset, sum(streak.lengths))) == streak.crc32
@@ -214,6 +214,23 @@ def test_a_part_of_a_mini_batch(desk):
     assert (part.status, part.items_in, part.ordinal) == ("ok", 1, 5)
     assert (whole.status, whole.items_in, whole.items_ok) == ("short", 2, 1)
     assert desk.rows() == b"5.1\n5\n"
+
+
+def test_a_script_may_take_from_its_list_what_it_likes(desk):
+    desk.start("""
+        def run(mini_batch):
+            rows = []
+            while mini_batch:
+                rows.append(mini_batch.pop())
+            return rows
+    """).ready()
+    desk.send("run", [[0, 5, 1], [1, 6, 1, 2], [2, 7, 1, 1, 0, 1]])
+    results = desk.results(3)
+    assert [(each.status, each.items_in, each.items_ok) for each in results] == [
+        ("ok", 2, 2),
+        ("ok", 2, 2),
+        ("ok", 1, 1),
+    ]
 
 
 def test_a_plan_that_cannot_be_read_is_a_fault_of_the_store(desk):
