@@ -71,7 +71,7 @@ def _claim_all(run_dir, index, barrier, queue):
 
 
 def test_four_processes_never_claim_the_same_of_2000_chunks(job, echo):
-    job.files(2000).split(echo, process_count_per_node=64)
+    job.files(2000).split(echo, node_count=4, process_count_per_node=8)
     assert len(job.plan.chunk_starts) == 2000
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(4), context.Queue()

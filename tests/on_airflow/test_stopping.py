@@ -276,7 +276,9 @@ def test_nothing_of_airflow_reaches_a_worker_or_the_guardian(held: dict[str, Sto
         assert stdout.startswith(f"{run.output}/logs/user/stdout/0-1/process00")
         assert stderr.startswith(f"{run.output}/logs/user/stderr/0-1/process00")
         # Without its own socket, to the node, it would not work: another one would be Airflow's.
-        page, segment, channel = sorted(links.values())
+        plan = {f"{run.run_dir}/mini_batches.{ending}" for ending in ("index", "jsonl")}
+        assert plan < set(links.values())
+        page, segment, channel = sorted(set(links.values()) - plan)
         assert page.startswith(f"{run.run_dir}/pages/0-1-")
         assert segment.startswith(f"{run.run_dir}/segments/0-1-")
         assert channel.startswith("socket:")
