@@ -38,8 +38,8 @@ test-long: $(TOOLS) browser ## Run the tests that take too long for every day
 faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500), and print what became of them
 	$(BIN)/python tests/faults -n $(or $(N),100)
 
-bench: $(BENCHED) ## Compare with what others do, minutes; hours with MODE=full
-	$(MODULE) benchmarks --$(or $(MODE),quick)
+bench: $(BENCHED) ## Compare with what others do, minutes; hours with MODE=full; ARGS="--pairs 1" and others
+	$(MODULE) benchmarks --$(or $(MODE),quick) $(ARGS)
 
 bench-check: $(RUNTIME) ## Check that the benchmark's peers all write the same rows
 	$(MODULE) benchmarks --check
