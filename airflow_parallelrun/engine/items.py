@@ -22,7 +22,6 @@ _HEADER = b'{"format_version":1,"lines":["input",["path","size","mtime_ns","etag
 _BLOCK_BYTES = 1 << 20
 # Opening a file costs about as much as reading this many bytes of it.
 _FILE_WEIGHT = 4096
-_NULL = "null"
 
 
 class ItemWriter:
@@ -50,10 +49,9 @@ class ItemWriter:
         weight, items = 0, [str(input_number)]
         for path, size, mtime_ns, etag in files:
             weight += size + _FILE_WEIGHT
+            changed = "null" if mtime_ns is None else mtime_ns
             more = "" if etag is None else "," + encode_basestring(etag)
-            items.append(
-                f"[{encode_basestring(path)},{size},{_NULL if mtime_ns is None else mtime_ns}{more}]"
-            )
+            items.append(f"[{encode_basestring(path)},{size},{changed}{more}]")
         try:
             data = f"[{','.join(items)}]\n".encode()
         except UnicodeEncodeError as error:

@@ -96,9 +96,8 @@ def split(request: RunRequest) -> Plan:
     run_dir = os.path.join(
         _storage_root(request, output), time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + plan_id[:8]
     )
-    alone = config.node_count == 1
-    chunks = config.node_count * config.processes_per_node
-    chunks *= CHUNKS_PER_PROCESS_ALONE if alone else CHUNKS_PER_PROCESS
+    each = CHUNKS_PER_PROCESS if config.node_count > 1 else CHUNKS_PER_PROCESS_ALONE
+    chunks = each * config.node_count * config.processes_per_node
     plan = Plan(
         run_dir=run_dir,
         plan_id=plan_id,

@@ -47,6 +47,15 @@ class Report:
         self._run_us: List[int] = []
         self._cpu_us: List[int] = []
         self._ended_us: List[int] = []
+        # All of them, as they stand in the line.
+        self._columns = (
+            self._items,
+            self._rows_out,
+            self._lengths,
+            self._run_us,
+            self._cpu_us,
+            self._ended_us,
+        )
 
     def succeeded(
         self,
@@ -111,15 +120,8 @@ class Report:
             ]
             self._messages += protocol.encode(["streak", *told]), line
         self._next = -1
-        for values in (
-            self._items,
-            self._rows_out,
-            self._lengths,
-            self._run_us,
-            self._cpu_us,
-            self._ended_us,
-        ):
-            values.clear()
+        for column in self._columns:
+            column.clear()
 
     def _single(self) -> protocol.Result:
         items, length = self._items[0], self._lengths[0]
@@ -148,11 +150,6 @@ class Report:
             self._offset,
             self._crc32,
             began,
-            self._items,
-            self._rows_out,
-            self._lengths,
-            self._run_us,
-            self._cpu_us,
-            self._ended_us,
+            *self._columns,
         )
         return line.encode()

@@ -142,6 +142,14 @@ def open_window(bench, process, seconds=1e-4):
     bench.hear(process, result(process, max(process.in_flight), seconds=seconds))
 
 
+def busy_process(bench):
+    """The first process, with a full window in front of it, and nothing finished that was not taken."""
+    open_window(bench, bench[0])
+    bench.dispatcher.feed(last=False)
+    bench.dispatcher.take_finished()
+    return bench[0]
+
+
 def test_one_at_a_time_until_it_is_known_how_long_they_take(bench):
     bench = bench(processes=2, mini_batches=10)
     bench.dispatcher.feed(last=False)
@@ -271,10 +279,7 @@ def test_of_a_streak_those_that_were_taken_back_do_not_count(bench):
 
 def test_a_streak_in_which_one_was_over_its_limit(bench):
     bench = bench(mini_batches=300, run_max_try=1)
-    open_window(bench, bench[0])
-    bench.dispatcher.feed(last=False)
-    bench.dispatcher.take_finished()
-    process = bench[0]
+    process = busy_process(bench)
     process.runs(3, seconds_ago=1000)
     bench.dispatcher.check_deadlines()
     bench.hear_streak(process, 1, 5)
@@ -327,10 +332,7 @@ def test_failures_are_logged_and_a_million_of_them_are_few_lines(bench, caplog):
 @pytest.mark.parametrize("phase", [page.LOAD, page.RUN, page.WRITE])
 def test_a_death_charges_the_one_that_ran_and_frees_the_others_in_order(bench, phase):
     bench = bench(mini_batches=300, run_max_try=1)
-    open_window(bench, bench[0])
-    bench.dispatcher.feed(last=False)
-    bench.dispatcher.take_finished()
-    process = bench[0]
+    process = busy_process(bench)
     before = bench.dispatcher.outstanding
     process.runs(3, phase)
     bench.dispatcher.bury(process)
@@ -367,10 +369,7 @@ def test_a_death_while_nothing_runs_charges_nobody(bench, phase):
 
 def test_one_that_is_finished_and_reported_is_not_charged(bench):
     bench = bench(mini_batches=300, run_max_try=1)
-    open_window(bench, bench[0])
-    bench.dispatcher.feed(last=False)
-    bench.dispatcher.take_finished()
-    process = bench[0]
+    process = busy_process(bench)
     process.runs(1)
     bench.hear(process, result(process, 1))
     bench.dispatcher.bury(process)  # the page still names it
@@ -447,10 +446,7 @@ def test_an_idle_process_may_wait_for_ever(bench):
 
 def test_one_that_ends_after_its_limit_has_failed_and_the_next_one_is_free(bench):
     bench = bench(mini_batches=300, run_max_try=1)
-    open_window(bench, bench[0])
-    bench.dispatcher.feed(last=False)
-    bench.dispatcher.take_finished()
-    process = bench[0]
+    process = busy_process(bench)
     process.runs(3, seconds_ago=1000)
     bench.dispatcher.check_deadlines()
     process.runs(4)  # the signal that asked for the stack woke it up
