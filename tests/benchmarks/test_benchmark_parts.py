@@ -139,6 +139,19 @@ def test_modes_leave_out_what_takes_too_long() -> None:
     assert Choice(QUICK, ["million"], ["ray"], 2).pairs(workload, peers) == {"ray": 2}
 
 
+def test_full_mode_repeats_a_peer_as_often_as_ours_where_a_model_runs() -> None:
+    peers = {"ours": Ours(), "pool": Program("pool", "pool")}
+    pairs = {
+        name: Choice(FULL).pairs(Workload(name, name, TASK, 1, ("ours", "pool")), peers)
+        for name in ("files", "tensorflow", "noop")
+    }
+    assert pairs == {
+        "files": {"ours": 7, "pool": 7},
+        "tensorflow": {"ours": 7, "pool": 7},
+        "noop": {"ours": 7, "pool": 3},
+    }
+
+
 def test_the_report_shows_ratio_interval_and_targets() -> None:
     report = Report(comparisons=[comparison("files", 2.6, 2.4, 2.8), comparison("small", 0.9, 0.9)])
     report.figures += figures.from_comparisons(report.comparisons, {"files": 400_000.0})
