@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
-    from airflow_parallelrun.datasets import Dataset, FileDataset, TabularDataset
+    from airflow_parallelrun.datasets import Dataset, DataType, FileDataset, TabularDataset
     from airflow_parallelrun.models import Model
     from airflow_parallelrun.operators.parallel_run import ParallelRunOperator
     from airflow_parallelrun.parameters import PipelineParameter
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ComputeTarget",
+    "DataType",
     "Dataset",
     "Environment",
     "FileDataset",
@@ -34,6 +35,7 @@ __all__ = [
 
 _MODULES = {
     "ComputeTarget": "config",
+    "DataType": "datasets",
     "Dataset": "datasets",
     "Environment": "config",
     "FileDataset": "datasets",

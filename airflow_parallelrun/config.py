@@ -20,9 +20,12 @@ from airflow_parallelrun.parameters import PipelineParameter
 T = TypeVar("T")
 
 DEFAULT_FILES_PER_MINI_BATCH = 10
+DEFAULT_TABLE_MINI_BATCH_SIZE = "1MB"
 DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
 INPUT_ORDER, ANY_ORDER = "input", "any"
 AUTO, FORK, EXEC = "auto", "fork", "exec"
+
+_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 _REQUIRED: Any = MISSING
 _NONE: Any = None
@@ -68,6 +71,18 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class TableSize:
+    """How large a mini-batch of a table is, about.
+
+    :param count: bytes or rows
+    :param unit: ``bytes`` or ``rows``
+    """
+
+    count: int
+    unit: str
+
+
+@dataclass(frozen=True)
 class ComputeTarget:
     """Where the nodes run.
 
@@ -91,9 +106,9 @@ class ComputeTarget:
 class ParallelRunConfig:
     """How the script runs, by the original's names, defaults and ranges.
 
-    A ``PipelineParameter`` may stand for every number but ``init_timeout``, for ``mini_batch_size`` and for
-    ``logging_level``; its default is checked at once, the value of a run when the run starts. None means
-    the default wherever the original accepts it.
+    A ``PipelineParameter`` may stand for every number but ``init_timeout``, for ``mini_batch_size``, for
+    ``partition_keys`` (as a list, or as JSON text) and for ``logging_level``; its default is checked at once,
+    the value of a run when the run starts. None means the default wherever the original accepts it.
 
     :param environment: the interpreter of the script
     :param entry_script: Python file with ``init()`` and ``run()``, relative to *source_directory*
@@ -102,7 +117,8 @@ class ParallelRunConfig:
     :param compute_target: a ``ComputeTarget``, or the name of an Airflow pool
     :param node_count: nodes, each an Airflow task; processes in all = nodes x *process_count_per_node*
     :param process_count_per_node: None = one for each CPU that the node may use
-    :param mini_batch_size: files per ``run()``; None = 10
+    :param mini_batch_size: files per ``run()``, None = 10; of a table bytes, such as 1024, ``"64KB"`` or
+        ``"10MB"``, None = ``"1MB"``, or ``"5000rows"``
     :param source_directory: folder that every process gets a copy of
     :param description: free text
     :param logging_level: of what reaches the task log: WARNING, INFO or DEBUG
@@ -111,7 +127,8 @@ class ParallelRunConfig:
     :param append_row_file_name: the output file's name, without a folder; None = ``parallel_run_step.txt``
     :param allowed_failed_count: failed mini-batches to tolerate; -1 tolerates all; None = no such limit
     :param allowed_failed_percent: failed mini-batches to tolerate, 0 to 100 percent; None = no such limit
-    :param partition_keys: not supported yet
+    :param partition_keys: one mini-batch for each combination of values that these keys of the inputs'
+        ``partition_format`` have; in place of *mini_batch_size*
     :param environment_variables: set for the script
     :param init_timeout: seconds that ``init()`` may take; None = 3 x *run_invocation_timeout* + 30
 
@@ -172,7 +189,7 @@ class ParallelRunConfig:
     append_row_file_name: str | None = None
     allowed_failed_count: _Settable[int | None] = field(default=_NONE)
     allowed_failed_percent: _Settable[float | None] = field(default=_NONE)
-    partition_keys: list[str] | None = None
+    partition_keys: _Settable[list[str] | None] = field(default=_NONE)
     environment_variables: dict[str, str] = field(default_factory=dict)
     init_timeout: int | None = None
     task_overhead_timeout: int = 600
@@ -195,6 +212,12 @@ class ParallelRunConfig:
             object.__setattr__(self, name, _checked(name, getattr(self, name), rule))
         if self.source_directory is not None:
             rules.inside("entry_script", self.entry_script)
+        sizes = self.partition_keys, self.mini_batch_size
+        if None not in sizes and not any(isinstance(size, PipelineParameter) for size in sizes):
+            raise ConfigurationError(
+                "mini_batch_size and partition_keys exclude each other: with keys a mini-batch has all that "
+                "their values have in common. Leave one of them out."
+            )
         if self.output_action == "append_row":
             given = self.append_row_file_name
             name = DEFAULT_APPEND_ROW_FILE_NAME if given is None else rules.file_name(given)
@@ -240,7 +263,7 @@ class ParallelRunConfig:
     def files_per_mini_batch(self) -> int:
         """How many files one ``run()`` gets.
 
-        :raises InvalidValueError: for a size with a unit
+        :raises InvalidValueError: for a size with a unit, which is for tables
         """
         size = self._resolved("mini_batch_size")
         if size is None:
@@ -250,6 +273,12 @@ class ParallelRunConfig:
                 "mini_batch_size", size, "a number such as 10: files are counted, not sized"
             )
         return int(size)
+
+    @property
+    def table_size(self) -> TableSize:
+        """How large a mini-batch of a table is."""
+        count, unit = rules.size(self._resolved("mini_batch_size") or DEFAULT_TABLE_MINI_BATCH_SIZE)
+        return TableSize(count, "rows") if unit == "rows" else TableSize(count * _UNITS[unit], "bytes")
 
     @property
     def init_timeout_s(self) -> int:
@@ -317,7 +346,7 @@ _RULES: dict[str, _Rule] = {
     "append_row_file_name": _Rule(rules.text, None),
     "allowed_failed_count": _Rule(rules.tolerated, None, parameter=True),
     "allowed_failed_percent": _Rule(rules.percent, None, parameter=True),
-    "partition_keys": _Rule(rules.partition_keys, None),
+    "partition_keys": _Rule(rules.partition_keys, None, parameter=True),
     "environment_variables": _Rule(rules.environment_variables),
     "init_timeout": _Rule(rules.some_seconds, None),
     "task_overhead_timeout": _Rule(rules.seconds, 600),

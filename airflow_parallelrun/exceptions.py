@@ -12,6 +12,7 @@
     │   ├── EmptyInputError         the input has no item
     │   ├── InputNotFoundError      the input path does not exist
     │   ├── InputUnreadableError    the input exists and cannot be listed or read
+    │   ├── PartitionError          the path of a file does not fit the partition_format
     │   └── ListingTimeoutError     listing the input took longer than it may
     ├── ModelNotFoundError
     ├── EntryScriptError
@@ -113,12 +114,15 @@ class DatasetError(ParallelRunError):
 
 
 class EmptyInputError(DatasetError):
-    """Raised when an input lists without error and has no item."""
+    """Raised when an input lists without error and has no item.
 
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = paths
+    :param item: what it should have
+    """
+
+    def __init__(self, paths: list[str], item: str = "file") -> None:
+        self.paths, self.item = paths, item
         super().__init__(
-            f"the input has no file: {_some(paths)}. "
+            f"the input has no {item}: {_some(paths)}. "
             "Check the path or the glob; a folder counts every file below it."
         )
 
@@ -142,6 +146,17 @@ class InputUnreadableError(DatasetError):
     def __init__(self, path: str, cause: str) -> None:
         self.path, self.cause = path, cause
         super().__init__(f"the input {path!r} cannot be read: {cause}. Check the permissions of this user.")
+
+
+class PartitionError(DatasetError):
+    """Raised when the path of a file does not fit the ``partition_format`` of its dataset."""
+
+    def __init__(self, path: str, partition_format: str) -> None:
+        self.path, self.partition_format = path, partition_format
+        super().__init__(
+            f"the file {path!r} does not fit partition_format={partition_format!r}, which must match the end "
+            "of each path. Leave other files out by a glob, or change the format."
+        )
 
 
 class ListingTimeoutError(DatasetError):

@@ -89,6 +89,6 @@ class PipelineParameter:
 
 def _is_dataset(value: object) -> bool:
     # Here and above, not at the top: the datasets import this module, and they are made into inputs there.
-    from airflow_parallelrun.datasets import FileDataset
+    from airflow_parallelrun.datasets import FileDataset, TabularDataset
 
-    return isinstance(value, FileDataset)
+    return isinstance(value, FileDataset | TabularDataset)

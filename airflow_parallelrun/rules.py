@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from airflow_parallelrun.exceptions import InvalidValueError, NotSupportedError
+from airflow_parallelrun.exceptions import InvalidValueError
 
 Check = Callable[[str, Any], Any]
 
@@ -22,7 +23,7 @@ RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER
 # In the order in which they stand behind a row.
 PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try")
 
-_SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB])?")
+_SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB]|rows)?")
 _FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')
 
 
@@ -54,7 +55,7 @@ def mini_batch_size(name: str, value: Any) -> Any:
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     number = int(match[1]) if match else value
     if not is_int(number) or number < 1:
-        rule = "a positive count or a size such as '64MB' (KB, MB or GB; no space, no fraction)"
+        rule = "a positive count, a size such as '64MB' (KB, MB or GB), or '5000rows'; no space, no fraction"
         raise InvalidValueError(name, value, rule)
     return value
 
@@ -96,8 +97,26 @@ def file_name(value: str) -> str:
     raise InvalidValueError("append_row_file_name", value, rule)
 
 
-def partition_keys(name: str, value: Any) -> Any:
-    raise NotSupportedError(f"{name}={value!r}", "Leave it out, and set mini_batch_size.")
+def partition_keys(name: str, value: Any) -> list[str]:
+    given = value
+    if isinstance(value, str):  # of a pipeline parameter, as in the original
+        try:
+            given = json.loads(value)
+        except ValueError:
+            given = None
+    texts = isinstance(given, (list, tuple)) and all(isinstance(key, str) and key for key in given)
+    if not texts or not given or len(set(given)) < len(given):
+        rule = 'a list of the keys, each once, such as ["user", "season"], or that as JSON text'
+        raise InvalidValueError(name, value, rule)
+    return list(given)
+
+
+def size(value: int | str) -> tuple[int, str]:
+    """Return the number and the unit of a checked ``mini_batch_size``: empty, KB, MB, GB or rows."""
+    match = _SIZE.fullmatch(str(value))
+    assert match is not None
+    unit = match[2] or ""
+    return int(match[1]), unit if unit == "rows" else unit.upper()
 
 
 def provenance_columns(name: str, value: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Pairs of ours with the loop, and of each other peer.
 _PAIRS = {CHECK: (1, 1), QUICK: (3, 1), FULL: (7, 3)}
 # Where the models run, the difference between two peers is smaller than that between two runs.
-_AS_OFTEN_AS_OURS = ("files", "tensorflow")
+_AS_OFTEN_AS_OURS = ("files", "tensorflow", "csv", "parquet")
 _WITHOUT_WORKLOADS = {CHECK: ("tensorflow", "million", "expand"), QUICK: ("million",), FULL: ()}
 # Ray takes ten seconds to start and to stop.
 _RAY_IN_QUICK = ("files",)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -38,6 +39,27 @@ class Inputs:
         name = hashlib.sha256(repr(seconds).encode()).hexdigest()[:8]
         return self._made(f"sleeps-{name}", (str(each).encode() for each in seconds))
 
+    def table(self, kind: str, rows: int) -> Path:
+        """Return a folder with one table of numbers, 12 columns wide.
+
+        :param kind: ``csv`` or ``parquet``
+        """
+        return self._made(f"table-{kind}-{rows}", self._table(kind, rows), f".{kind}")
+
+    def _table(self, kind: str, rows: int) -> Iterator[bytes]:
+        import numpy as np
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+
+        random = np.random.default_rng(1)
+        columns = {"id": np.arange(rows)}
+        for number in range(11):
+            columns[f"x{number}"] = random.normal(size=rows).round(6)
+        content = io.BytesIO()
+        write = csv.write_csv if kind == "csv" else parquet.write_table
+        write(pa.table(columns), content)
+        yield content.getvalue()
+
     def _images(self, count: int) -> Iterator[bytes]:
         from demo.digits import DemoData
 
@@ -48,7 +70,7 @@ class Inputs:
         for number in range(count):
             yield images[number % len(images)]
 
-    def _made(self, name: str, contents: Iterable[bytes]) -> Path:
+    def _made(self, name: str, contents: Iterable[bytes], suffix: str = "") -> Path:
         folder, mark = self._root / name, self._root / f"{name}.complete"
         if not mark.exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +78,7 @@ class Inputs:
                 if number % _IN_FOLDER == 0:
                     inner = folder / f"{number // _IN_FOLDER:04d}"
                     inner.mkdir(parents=True)
-                (inner / f"{number:07d}").write_bytes(content)
+                (inner / f"{number:07d}{suffix}").write_bytes(content)
             os.sync()  # what is still on its way to the disk would disturb the first run
             mark.touch()
         return folder

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROCESSES = 2
 LOOP, DYNAMIC_LOOP = "loop", "dynamic-loop"
 OURS, OURS_4, POOL, JOBLIB, RAY = "ours", "ours-4-nodes", "pool", "joblib", "ray"
+READ_CSV = "read-csv"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Task:
 
     :param script: the entry script
     :param folder: the folder with the input files
-    :param mini_batch_size: files per ``run()``
+    :param mini_batch_size: files per ``run()``, or bytes of a table
+    :param is_table: whether the input is a table
     :param environment: what the script reads from its environment
     """
 
@@ -37,6 +39,7 @@ class Task:
     folder: Path
     mini_batch_size: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Program:
             "processes": self.processes,
             "rows": str(bench.out / "rows.txt"),
         }
-        module = f"benchmarks.programs.{self.module}"
+        module = f"benchmarks.programs.{'table_' if task.is_table else ''}{self.module}"
         return [sys.executable, "-m", module, json.dumps(work), *self.arguments]
 
 
@@ -161,6 +164,7 @@ class Ours:
         variables = {"BENCHMARK_STAMPS": str(bench.stamps), **task.environment}
         options = {
             "--input": task.folder,
+            "--input-type": "tabular" if task.is_table else "file",
             "--output": bench.out / "output",
             "--mini-batch-size": task.mini_batch_size,
             "--process-count-per-node": PROCESSES,
@@ -198,4 +202,5 @@ def command_peers() -> list[Program | Ours]:
         Program(POOL, "pool"),
         Program(JOBLIB, "joblib_parallel", requires="joblib"),
         Program(RAY, "ray_data", requires="ray"),
+        Program(READ_CSV, "read_csv", processes=1),
     ]

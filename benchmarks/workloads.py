@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from benchmarks.airflow_peers import AIRFLOW, EXPAND
 from benchmarks.measure import ROOT
-from benchmarks.peers import DYNAMIC_LOOP, JOBLIB, LOOP, OURS, OURS_4, POOL, RAY, Task
+from benchmarks.peers import DYNAMIC_LOOP, JOBLIB, LOOP, OURS, OURS_4, POOL, RAY, READ_CSV, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -175,6 +175,21 @@ def _wide(making: Making, name: str, count: int, width: int, peers: tuple[str, .
     return Workload(name, title, task, count, peers)
 
 
+def _csv(making: Making) -> Workload:
+    return _table(making, "csv", (OURS, READ_CSV, RAY))
+
+
+def _parquet(making: Making) -> Workload:
+    return _table(making, "parquet", (OURS, RAY))
+
+
+def _table(making: Making, kind: str, peers: tuple[str, ...]) -> Workload:
+    rows = making.pick(2_000, 200_000, 2_000_000)
+    task = making.script("logistic", making.inputs.table(kind, rows), making.pick(10_000, 1 << 20, 1 << 20))
+    title = f"a table of {rows:,} rows and 12 columns as {kind}, 1 MB in a mini-batch, a logistic regression"
+    return Workload(kind, title, replace(task, is_table=True), rows, peers)
+
+
 MAKERS: dict[str, Callable[[Making], Workload]] = {
     "small": _small,
     "files": _files,
@@ -184,6 +199,8 @@ MAKERS: dict[str, Callable[[Making], Workload]] = {
     "skew-spread": _skew_spread,
     "skew-last": _skew_last,
     "skew-one": _skew_one,
+    "csv": _csv,
+    "parquet": _parquet,
     "rows": _rows,
     "output": _output,
     "expand": _expand,

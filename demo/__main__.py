@@ -24,6 +24,7 @@ from demo.digits import IMAGES, MODEL_NAME, DemoData
 from demo.local_airflow import LocalAirflow, LocalAirflowError
 from demo.progress import display_for, follow
 from demo.report import Predictions, cause_of_failure, seconds_of_run
+from demo.samples import SampleData
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,18 +104,20 @@ class Demo:
 
     def prepare(self) -> None:
         """Make the images and the model, unless an earlier run made them."""
-        made = "there already" if self.data.has_images() else self.make("images")
+        made = "there already" if self.data.has_images() else self.make("digits", "images")
         self.say("Images", f"{IMAGES} handwritten digits in {_short(self.data.images)} ({made})")
-        made = "there already" if self.data.model() else self.make("model")
+        made = "there already" if self.data.model() else self.make("digits", "model")
         self.say("Model", f"{MODEL_NAME}, trained on {1797 - IMAGES} other digits ({made})")
+        made = "there already" if SampleData(self.data.root).is_made() else self.make("samples")
+        self.say("Samples", f"irises, sounds and sales, for the other DAGs ({made})")
 
-    def make(self, what: str) -> str:
+    def make(self, module: str, *what: str) -> str:
         """Make one part of the data in a process of its own, and say how long it took."""
         started = time.monotonic()
-        argv = [sys.executable, "-m", "demo.digits", str(self.data.root), what]
+        argv = [sys.executable, "-m", f"demo.{module}", str(self.data.root), *what]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            raise DemoError(f"Making the {what} failed.\n{done.stderr.strip()}")
+            raise DemoError(f"Making the {' '.join(what) or module} failed.\n{done.stderr.strip()}")
         return f"made in {time.monotonic() - started:.0f} s"
 
     def start(self, *, detached: bool = False) -> None:

@@ -39,6 +39,7 @@ PARAMETERS = {
     "run_max_try": 1,
     "allowed_failed_count": 0,
     "allowed_failed_percent": 12.5,
+    "partition_keys": ["user"],
 }
 
 
@@ -139,7 +140,7 @@ def test_values_are_normalised() -> None:
                 True,
                 "9" * 99,
             ],
-            "a positive count or a size such as '64MB'",
+            "a positive count, a size such as '64MB'",
         ),
         ("source_directory", ["", 5], "a path"),
         ("description", [5], "text"),
@@ -199,9 +200,39 @@ def test_the_file_name_matters_for_append_row_only() -> None:
     assert config(output_action="summary_only").append_row_file_name is None
 
 
-def test_partition_keys_are_not_supported() -> None:
-    with pytest.raises(NotSupportedError, match=r"partition_keys=\['user'\] is not supported yet"):
-        config(partition_keys=["user"])
+@pytest.mark.parametrize("given", [["user", "season"], ("user", "season"), '["user", "season"]'])
+def test_partition_keys(given: Any) -> None:
+    assert config(partition_keys=given).partition_keys == ["user", "season"]
+    parameter = PipelineParameter("keys", given if isinstance(given, str) else list(given))
+    assert config(partition_keys=parameter).partition_keys is parameter
+
+
+@pytest.mark.parametrize("given", [[], "user", '{"a": 1}', ["user", "user"], [1], [""], 5, '["a", 1]'])
+def test_what_are_no_partition_keys(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="partition_keys must be a list of the keys, each once"):
+        config(partition_keys=given)
+
+
+def test_partition_keys_or_a_size() -> None:
+    with pytest.raises(ConfigurationError, match="mini_batch_size and partition_keys exclude each other"):
+        config(partition_keys=["user"], mini_batch_size=5)
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "unit"),
+    [
+        (None, 1 << 20, "bytes"),
+        (1024, 1024, "bytes"),
+        ("1024", 1024, "bytes"),
+        ("1KB", 1024, "bytes"),
+        ("10mb", 10 << 20, "bytes"),
+        ("1Gb", 1 << 30, "bytes"),
+        ("5000rows", 5000, "rows"),
+    ],
+)
+def test_sizes_of_mini_batches_of_tables(given: Any, count: int, unit: str) -> None:
+    size = config(mini_batch_size=given).table_size
+    assert (size.count, size.unit) == (count, unit)
 
 
 @pytest.mark.parametrize("text", ["10", "10KB", "10kb", "1Mb", "2gB", "007"])

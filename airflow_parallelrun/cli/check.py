@@ -15,18 +15,19 @@ import tempfile
 import time
 import traceback
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.exceptions import (
+    EmptyInputError,
     EntryScriptContractError,
     NotSupportedError,
 )
 
 from .command import FAILED, INTERRUPTED
-from .options import config_of, inputs_of, models_root_of, parse_job
+from .inputs import inputs_of
+from .options import config_of, models_root_of, parse_job
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.worker.loading import Loaded
     from airflow_parallelrun.worker.output import Origin
     from airflow_parallelrun.worker.runtime import EntryScript, Settings
     from airflow_parallelrun.worker.shims import Ask
@@ -53,13 +55,18 @@ def main(given: Sequence[str]) -> int:
     parsed = parse_job("check", DESCRIPTION, given)
     config = driver_arguments.apply(config_of(parsed), parsed.script_arguments)
     _refuse_other_interpreter(config.environment.python)
-    items = _first_items(parsed, config)
+    loaded = _first_mini_batch(parsed, config)
+    if loaded.wrong is not None:
+        print(f"parallelrun: {loaded.wrong}", file=sys.stderr)
+    if loaded.value is None:
+        print("parallelrun: there is nothing in the first mini-batch that run() could get", file=sys.stderr)
+        return FAILED
     models_root = models_root_of(parsed.models_root)
     ask = partial(_ask, models_root)
     scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
     _become_a_worker(config, scratch, models_root)
     try:
-        return _check(_settings(parsed, config, scratch), ask, config, items)
+        return _check(_settings(parsed, config, scratch), ask, config, loaded)
     finally:
         if any(name for _, _, files in os.walk(scratch) for name in files):
             print(f"the script wrote files to {scratch}")
@@ -67,20 +74,20 @@ def main(given: Sequence[str]) -> int:
             shutil.rmtree(scratch)
 
 
-def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, items: list[Any]) -> int:
+def _check(settings: Settings, ask: Ask, config: ParallelRunConfig, loaded: Loaded) -> int:
     from airflow_parallelrun.worker import logs
     from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
     from airflow_parallelrun.worker.output import Origin
-    from airflow_parallelrun.worker.runtime import EntryScript, unchanged
+    from airflow_parallelrun.worker.runtime import EntryScript
 
     logging.basicConfig(level=config.logging_level, format=logs.FORMAT)
     os.chdir(settings.source_directory)
     try:
         script = EntryScript(settings, ask)
         _timed("init()", script.load)
-        origin = Origin(0, unchanged(items)[0], None, 1)
-        value = _timed(f"run() of {len(items)} items", script.run, origin)
-        _show(script, value, origin, len(items))
+        origin = Origin(0, loaded.paths, None, 1)
+        value = _timed(f"run() of {len(loaded.paths)} items", script.run, loaded, origin)
+        _show(script, value, origin, loaded.items)
         _timed("shutdown()", script.shutdown)
     except ContractError as error:
         raise EntryScriptContractError(config.entry_script, str(error)) from error
@@ -137,13 +144,23 @@ def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> An
     return value
 
 
-def _first_items(parsed: argparse.Namespace, config: ParallelRunConfig) -> list[list[Any]]:
-    from airflow_parallelrun.datasets import list_files
+def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig) -> Loaded:
+    """Load the first mini-batch of the first input; all are looked at, so that a wrong one shows now."""
+    from airflow_parallelrun.datasets import FilePart
+    from airflow_parallelrun.engine import mini_batches
+    from airflow_parallelrun.engine.listing_limit import ListingLimit
+    from airflow_parallelrun.worker.loading import Loader
 
-    size = config.files_per_mini_batch
-    # Every input, so that a wrong one shows now.
-    batches = [list(islice(list_files(each.resolve(".").paths), size)) for each in inputs_of(parsed)]
-    return [[file.path, file.size, file.mtime_ns] for file in batches[0]]
+    inputs = [each.resolve(".") for each in inputs_of(parsed)]
+    mini_batches.check(config, inputs)
+    limit = ListingLimit(config.first_task_creation_timeout)
+    cuts = [mini_batches.cut(each, config, limit) for each in inputs]
+    firsts = [next(cut.mini_batches, None) for cut in cuts]
+    first = firsts[0]
+    if first is None:
+        raise EmptyInputError(list(inputs[0].paths), "row" if inputs[0].is_tabular else "file")
+    items = [item.item if isinstance(item, FilePart) else [*item] for item in first]
+    return Loader([cut.source for cut in cuts], config.partition_keys or []).load([0, *items])
 
 
 def _refuse_other_interpreter(python: str | None) -> None:

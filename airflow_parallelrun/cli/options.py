@@ -18,13 +18,20 @@ from airflow_parallelrun.exceptions import (
     NotSupportedError,
 )
 
-from .parser import CommandParser, name_and_value, number, split_script_arguments, whole_number
+from .inputs import add_input_options, inputs_of
+from .parser import (
+    CommandParser,
+    comma_separated,
+    name_and_value,
+    number,
+    split_script_arguments,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from airflow_parallelrun.config import ParallelRunConfig
-    from airflow_parallelrun.datasets import DatasetInput
     from airflow_parallelrun.engine.split import RunRequest
 
 NOT_OPTIONS = ("entry_script", "compute_target")
@@ -73,7 +80,10 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     "process_count_per_node": FieldOption(
         "worker processes per node (default: one per CPU of this command)", parse=whole_number
     ),
-    "mini_batch_size": FieldOption("files per run() (default: 10)", "SIZE"),
+    "mini_batch_size": FieldOption(
+        "files per run() (default: 10); of a table bytes (default: 1MB) or rows, such as 64KB or 5000rows",
+        "SIZE",
+    ),
     "source_directory": FieldOption(
         "folder that is copied with the entry script (default: the entry script's own)", "DIR"
     ),
@@ -88,7 +98,11 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     "allowed_failed_percent": FieldOption(
         "failed mini-batches to tolerate, 0 to 100 percent of all (default: no such limit)", "PERCENT", number
     ),
-    "partition_keys": FieldOption("one mini-batch per combination of these keys", "KEY", repeated=True),
+    "partition_keys": FieldOption(
+        "one mini-batch for each combination of what these keys of --partition-format are",
+        "KEY,…",
+        comma_separated,
+    ),
     "environment_variables": FieldOption(
         "set for the entry script; may be repeated", "NAME=VALUE", name_and_value, repeated=True
     ),
@@ -155,18 +169,9 @@ def parse_job(command: str, description: str, given: Sequence[str]) -> argparse.
 
 
 def _add_data_options(parser: CommandParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--input",
-        action="append",
-        required=True,
-        metavar="PATH",
-        help="file, folder, quoted glob or URL; may be repeated: inputs are split each on its own, in order",
-    )
+    add_input_options(parser)
+    group = parser.add_argument_group("results")
     group.add_argument("--output", metavar="DIR", help="folder for the results; one run's own")
-    group.add_argument(
-        "--direct", action="store_true", help="hand the script the inputs' URLs, and fetch nothing"
-    )
     group.add_argument(
         "--run-directory-root",
         metavar="DIR",
@@ -271,21 +276,6 @@ def _interpreter(given: str | None) -> str | None:
     if found is None:
         raise InvalidValueError("--python", given, "an interpreter's path, or the name of one on PATH")
     return os.path.abspath(found)
-
-
-def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
-    """Every --input as an input of its own.
-
-    :raises ConfigurationError: for what cannot be a path, and a URL without --direct
-    """
-    from airflow_parallelrun.datasets import DatasetInput, FileDataset, is_remote
-
-    for path in parsed.input:
-        if is_remote(path) and not parsed.direct:
-            instead = "Add --direct: the script gets the URLs and opens them itself."
-            raise NotSupportedError(f"fetching the input {path!r}", instead)
-    mode = "direct" if parsed.direct else "mount"
-    return tuple(DatasetInput(FileDataset((path,)), mode) for path in parsed.input)
 
 
 def request_of(parsed: argparse.Namespace) -> RunRequest:

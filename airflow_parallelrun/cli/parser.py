@@ -80,6 +80,14 @@ def name_and_value(text: str) -> tuple[str, str]:
     return name, value
 
 
+def comma_separated(text: str) -> list[str]:
+    """Names with commas between them."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"must be names with commas between them, got {text!r}")
+    return found
+
+
 def _dashed(token: str) -> str:
     if not token.startswith("--"):
         return token

@@ -42,7 +42,8 @@ def main(given: Sequence[str]) -> int:
 
     plan = split(request)
     nodes = f"{plan.node_count} node{'s' if plan.node_count > 1 else ''}"
-    print(f"{plan.mini_batches} mini-batches of {plan.items} items on {nodes}", file=sys.stderr)
+    items = "" if plan.items is None else f" of {plan.items} items"
+    print(f"{plan.mini_batches} mini-batches{items} on {nodes}", file=sys.stderr)
     print(f"run directory: {plan.run_dir}", file=sys.stderr, flush=True)
     return run_plan(plan, started)
 
@@ -126,11 +127,12 @@ def summary(result: dict[str, Any], job: str) -> dict[str, str | None]:
     :param job: what has become of it, or becomes
     """
     counts = result["counts"]
+    at_least = "at least " if counts.get("items_at_least") else ""
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in ("succeeded", "short", "failed", "unprocessed"))
     return {
         "job": job,
         "mini-batches": f"{counts['mini_batches']} ({kinds})",
-        "items": f"{counts['items']} ({counts['items_failed']} failed)",
+        "items": f"{at_least}{counts['items']} ({counts['items_failed']} failed)",
         "rows": str(counts["rows"]),
         "output file": result["output_file"],
         "failed items": result["failed_items_file"],

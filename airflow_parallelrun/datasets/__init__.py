@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from .dataset import Dataset, TabularDataset
-from .file_dataset import DatasetInput, FileDataset
-from .listing import ListedFile, is_remote, list_files
+from .dataset import Dataset
+from .dataset_input import DatasetInput
+from .file_dataset import FileDataset
+from .listing import FilePart, ListedFile, is_remote, list_files
+from .tabular_dataset import DataType, TabularDataset
 
 __all__ = [
+    "DataType",
     "Dataset",
     "DatasetInput",
     "FileDataset",
+    "FilePart",
     "ListedFile",
     "TabularDataset",
     "is_remote",

@@ -1,27 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as a dataset, and a dataset as an input."""
+"""Files as a dataset."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from airflow_parallelrun.exceptions import (
-    ConfigurationError,
-    InvalidValueError,
-    NotSupportedError,
-    UnknownNameError,
-)
-from airflow_parallelrun.parameters import PipelineParameter
+from airflow_parallelrun.exceptions import InvalidValueError
+from airflow_parallelrun.worker.partitions import PartitionFormat
 
-from .listing import is_remote, local_path
+from .dataset_input import DatasetInput
 
-MODES = ("mount", "download", "direct")
-
-_INPUT_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _PATHS_RULE = "a path as text, or a list of at least one"
 
 Path = str | os.PathLike[str]
@@ -34,14 +25,23 @@ class FileDataset:
     See ``list_files`` for what exactly is listed, and in which order.
 
     :param paths: as given; relative ones are relative to the DAG file, or to where the command runs
-    :raises InvalidValueError: for no path, or one that is not text
+    :param partition_format: where partition keys stand in the paths, such as ``{user}/{season}/*.wav``; from
+        the first key, or a name before it, to the end of a path. ``{day:yyyy/MM/dd}`` is a date
+    :raises InvalidValueError: for no path, one that is not text, and what is no partition format
     """
 
     paths: tuple[str, ...]
+    partition_format: str | None = None
 
     def __post_init__(self) -> None:
         """Check the paths' form; whether they exist is known where the job runs."""
-        object.__setattr__(self, "paths", _texts(self.paths))
+        object.__setattr__(self, "paths", texts(self.paths))
+        partition_keys_of(self.partition_format)
+
+    @classmethod
+    def of(cls, paths: object, **options: Any) -> FileDataset:
+        """Make it of one path or several, as a run's conf has them, and of its other fields."""
+        return cls(texts(paths), **options)
 
     @classmethod
     def from_files(
@@ -51,13 +51,14 @@ class FileDataset:
 
         :param path: one path or several
         :param validate: accepted as in the original; the input is always checked before a node starts
-        :param partition_format: not supported yet
-        :raises NotSupportedError: for a partition format
+        :param partition_format: as of the class
         """
-        if partition_format is not None:
-            instead = "Leave it out; mini_batch_size counts files."
-            raise NotSupportedError(f"partition_format={partition_format!r}", instead)
-        return cls(_texts(path))
+        return cls(texts(path), partition_format)
+
+    @property
+    def partition_keys(self) -> tuple[str, ...]:
+        """The keys in the paths; empty without a partition format."""
+        return partition_keys_of(self.partition_format)
 
     def as_mount(self) -> DatasetInput:
         """Use it as an input whose files the script opens by path."""
@@ -76,111 +77,25 @@ class FileDataset:
         return DatasetInput(self, "mount", name)
 
 
-@dataclass(frozen=True)
-class DatasetInput:
-    """A dataset, and how the script gets it.
+def partition_keys_of(partition_format: str | None) -> tuple[str, ...]:
+    """Return the keys of a partition format.
 
-    :param dataset: the dataset, or a parameter whose default is one or that has no default
-    :param mode: ``mount``, ``download`` or ``direct``
-    :param name: letters, digits and underscores that do not start with a digit
-    :raises InvalidValueError: for any other value
+    :raises InvalidValueError: when it is none
     """
-
-    dataset: FileDataset | PipelineParameter
-    mode: str = "mount"
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check all but the paths."""
-        if self.mode not in MODES:
-            raise InvalidValueError("mode", self.mode, f"one of {', '.join(MODES)}")
-        named = isinstance(self.name, str) and _INPUT_NAME.fullmatch(self.name)
-        if self.name is not None and not named:
-            rule = "letters, digits and underscores that do not start with a digit"
-            raise InvalidValueError("the name of an input", self.name, rule)
-        if not (_comes_with_the_run(self.dataset) or isinstance(_default(self.dataset), FileDataset)):
-            rule = "a dataset such as Dataset.File.from_files(…), or a PipelineParameter whose default is one"
-            raise InvalidValueError("the dataset of an input", self.dataset, rule)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The dataset's paths.
-
-        :raises ConfigurationError: while the dataset is a pipeline parameter
-        """
-        if isinstance(self.dataset, PipelineParameter):
-            message = f"the input is still {self.dataset!r}; it has paths only once the run has started."
-            raise ConfigurationError(message)
-        return self.dataset.paths
-
-    def as_mount(self) -> DatasetInput:
-        """The same input, mounted."""
-        return replace(self, mode="mount").check_mode()
-
-    def as_download(self) -> DatasetInput:
-        """The same input, downloaded."""
-        return replace(self, mode="download").check_mode()
-
-    def as_direct(self) -> DatasetInput:
-        """The same input, its paths or URLs as they are."""
-        return replace(self, mode="direct")
-
-    def as_named_input(self, name: str) -> DatasetInput:
-        """The same input under another name."""
-        return replace(self, name=name)
-
-    def check_mode(self) -> DatasetInput:
-        """Return the input itself, if its files can be had in its mode.
-
-        :raises NotSupportedError: for a URL that would have to be mounted or downloaded
-        """
-        paths = () if _comes_with_the_run(self.dataset) else _default(self.dataset).paths
-        for path in paths:
-            if self.mode != "direct" and is_remote(path):
-                instead = "Use as_direct(): the script gets the URLs and opens them itself."
-                raise NotSupportedError(f"as_{self.mode}() of {path!r}", instead)
-        return self
-
-    def resolve(self, base_directory: str) -> DatasetInput:
-        """The same input with absolute local paths; URLs stay as they are.
-
-        :param base_directory: what relative paths are relative to
-        """
-        paths = (path if is_remote(path) else local_path(path, base_directory) for path in self.paths)
-        return replace(self, dataset=FileDataset(tuple(paths)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, ready for JSON; a pipeline parameter is left in place under ``paths``."""
-        dataset = self.dataset
-        paths = dataset if isinstance(dataset, PipelineParameter) else list(dataset.paths)
-        return {"type": "file", "paths": paths, "mode": self.mode, "name": self.name}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DatasetInput:
-        """Make it from what ``to_dict`` gave, and check everything again.
-
-        :raises ConfigurationError: for a key that is unknown, missing or wrong
-        """
-        known = ("type", "paths", "mode", "name")
-        for key in values:
-            if key not in known:
-                raise UnknownNameError("key of an input", key, known)
-        if values.get("type", "file") != "file":
-            raise NotSupportedError(f"an input of type {values['type']!r}", "Use an input of files.")
-        paths = values.get("paths")
-        dataset = paths if isinstance(paths, PipelineParameter) else FileDataset(_texts(paths))
-        return cls(dataset, values.get("mode", "mount"), values.get("name")).check_mode()
+    if partition_format is None:
+        return ()
+    try:
+        return tuple(PartitionFormat(partition_format).keys)
+    except (ValueError, TypeError, AttributeError) as error:
+        rule = f"a pattern of paths such as '{{user}}/{{day:yyyy-MM-dd}}/*.csv' ({error})"
+        raise InvalidValueError("partition_format", partition_format, rule) from error
 
 
-def _comes_with_the_run(dataset: object) -> bool:
-    return isinstance(dataset, PipelineParameter) and dataset.is_required
+def texts(value: object) -> tuple[str, ...]:
+    """Return one path or several as text.
 
-
-def _default(dataset: object) -> Any:
-    return dataset.default_value if isinstance(dataset, PipelineParameter) else dataset
-
-
-def _texts(value: object) -> tuple[str, ...]:
+    :raises InvalidValueError: for anything else
+    """
     several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     items = list(value) if several else [value]  # type: ignore[call-overload]
     if not items:

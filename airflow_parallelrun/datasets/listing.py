@@ -46,6 +46,31 @@ class ListedFile(NamedTuple):
     etag: str | None
 
 
+class FilePart(NamedTuple):
+    """Neighbouring rows of a file.
+
+    :param file: the file
+    :param first: where they begin: a byte of a text file, a row of a Parquet file
+    :param end: where they end
+    :param weight: about how many bytes they are
+    :param rows: how many they are; None where that is known only when they are loaded
+    :param only: which of them, the first and the one behind the last; None for all
+    """
+
+    file: ListedFile
+    first: int
+    end: int
+    weight: int
+    rows: int | None
+    only: tuple[int, int] | None = None
+
+    @property
+    def item(self) -> list[object]:
+        """What a process needs of it: the file, where the rows begin and end, and if known which of them."""
+        only = self.only or ((0, self.rows) if self.rows is not None else ())
+        return [*self.file, self.first, self.end, *only]
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is a URL of something other than the local file system."""
     return bool(_URL.match(path)) and not path.startswith(_LOCAL_SCHEMES)

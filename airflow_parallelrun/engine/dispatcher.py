@@ -239,7 +239,7 @@ class Dispatcher:
             feed=state.feed,
             ordinal=portion.ordinal,
             status=protocol.FAILED,
-            items_in=portion.items or len(self._items.of(portion.ordinal)),
+            items_in=portion.items or self._items.count(portion.ordinal),
             items_ok=0,
             rows_out=0,
             offset=0,

@@ -40,7 +40,7 @@ class Tally:
             failed=int(line.status == FAILED),
             short=int(line.status == SHORT),
             items=line.items_in,
-            items_failed=line.items_in - line.items_ok,
+            items_failed=line.items_failed,
             run_seconds=line.seconds,
         )
 

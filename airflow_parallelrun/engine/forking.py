@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.config import AUTO, EXEC, FORK
@@ -153,7 +154,7 @@ def worth_importing(plan: Plan, code: str) -> list[Import]:
     if method == EXEC or (method == AUTO and os.path.exists(_NVIDIA)):
         return []
     script = os.path.join(code, plan.entry_script)
-    found = imports(script, list(dict.fromkeys([os.path.dirname(script), code])))
+    found = chain(_for_tables(plan), imports(script, list(dict.fromkeys([os.path.dirname(script), code]))))
     return [each for each in found if method == FORK or each.module.partition(".")[0] in FORK_SAFE]
 
 
@@ -166,6 +167,15 @@ class Import(NamedTuple):
 
     module: str
     names: tuple[str, ...]
+
+
+def _for_tables(plan: Plan) -> Iterator[Import]:
+    """Yield what a worker imports itself to read the inputs."""
+    formats = {source.get("format") for source in plan.sources}
+    if formats - {None}:
+        yield Import("pandas", ())
+    if "parquet" in formats:
+        yield Import("pyarrow.parquet", ())
 
 
 def imports(script: str, folders: list[str]) -> Iterator[Import]:

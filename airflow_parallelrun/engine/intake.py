@@ -80,7 +80,7 @@ class Intake:
                 self._history.finished[ordinal] = 1  # not in a portion
                 deaths = self._history.deaths[ordinal]
                 if deaths >= POISON_DEATHS:
-                    taken.poison.append(_poison(ordinal, len(self._items.of(ordinal)), deaths))
+                    taken.poison.append(_poison(ordinal, self._items.count(ordinal), deaths))
                 else:
                     taken.partial.append(self._history.partial[ordinal])
         taken.portions.extend(Portion(left.start, len(left)) for left in self._history.unfinished(start, end))

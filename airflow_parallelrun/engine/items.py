@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from array import array
 from json.encoder import encode_basestring
@@ -14,10 +15,11 @@ from airflow_parallelrun.exceptions import InputUnreadableError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from airflow_parallelrun.datasets import ListedFile
+    from airflow_parallelrun.datasets import FilePart, ListedFile
     from airflow_parallelrun.engine.store import Store
 
-_HEADER = b'{"format_version":1,"lines":["input",["path","size","mtime_ns","etag"],"..."]}\n'
+_HEADER = b'{"format_version":1,"lines":["input",["path","size","mtime_ns","etag","first","end"],"..."]}\n'
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # Lines are joined to blocks of about this size: as single objects they take half as much again.
 _BLOCK_BYTES = 1 << 20
 # Opening a file costs about as much as reading this many bytes of it.
@@ -33,7 +35,8 @@ class ItemWriter:
 
     def __init__(self) -> None:
         self.weights = array("q")
-        self.count = 0
+        #: How many items there are; None once it is not known of one mini-batch.
+        self.count: int | None = 0
         self._blocks: list[bytes] = [_HEADER]
         self._lines: list[bytes] = []
         self._starts = array("Q")
@@ -52,12 +55,29 @@ class ItemWriter:
             changed = "null" if mtime_ns is None else mtime_ns
             more = "" if etag is None else "," + encode_basestring(etag)
             items.append(f"[{encode_basestring(path)},{size},{changed}{more}]")
+        self._add(items, weight, files)
+        if self.count is not None:
+            self.count += len(files)
+
+    def add_parts(self, input_number: int, parts: Sequence[FilePart]) -> None:
+        """Add a mini-batch of a table.
+
+        :param input_number: its place in ``inputs``
+        :param parts: where its rows are
+        :raises InputUnreadableError: for a path that is no text
+        """
+        items = [str(input_number)]
+        for part in parts:
+            items.append(_encode(part.item))
+            self.count = None if self.count is None or part.rows is None else self.count + part.rows
+        self._add(items, sum(part.weight for part in parts) + _FILE_WEIGHT, [part.file for part in parts])
+
+    def _add(self, items: list[str], weight: int, files: Sequence[ListedFile]) -> None:
         try:
             data = f"[{','.join(items)}]\n".encode()
         except UnicodeEncodeError as error:
             path = next(file.path for file in files if not _is_text(file.path))
             raise InputUnreadableError(ascii(path), "its name is not UTF-8") from error
-        self.count += len(items) - 1
         self.weights.append(weight)
         self._starts.append(self._end)
         self._end += len(data)

@@ -43,6 +43,8 @@ _STATUSES = {
     "RunInvocationTimeout": "RUN_TIMEOUT",
     "OverheadTimeout": "LOAD_TIMEOUT",
     "InputChangedError": "LOAD_EXCEPTION",
+    "LoadError": "LOAD_EXCEPTION",
+    "RowError": "LOAD_EXCEPTION",
 }
 
 _SECOND = 1_000_000  # µs
@@ -94,7 +96,7 @@ class JobReport:
             self._time(int((line.finished - line.seconds) * 1e6)),
             line.items_in,
             line.items_ok,
-            line.items_in - line.items_ok,
+            line.items_failed,
             line.seconds,
             line.cpu_seconds,
             0.0 if status.startswith("LOAD") else line.seconds,

@@ -82,7 +82,7 @@ class Line(NamedTuple):
     :param ordinal: the mini-batch
     :param status: ok, short or failed
     :param tries: how many were made
-    :param items_in: items that it has
+    :param items_in: items that it has; 0 of a failed one whose items could not be counted
     :param items_ok: items that succeeded
     :param rows_out: elements that run() returned
     :param extents: the rows' bytes; empty without rows
@@ -107,6 +107,11 @@ class Line(NamedTuple):
     finished: float
     error: dict[str, Any] | None
     parts: Sequence[Part] = ()
+
+    @property
+    def items_failed(self) -> int:
+        """Items that did not succeed; 1, the least, of a failed one whose items could not be counted."""
+        return self.items_in - self.items_ok or int(self.status == FAILED)
 
     @property
     def succeeded(self) -> bool:

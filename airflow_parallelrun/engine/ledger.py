@@ -49,11 +49,14 @@ class Counts:
     :param short: mini-batches that came back with fewer
     :param failed: mini-batches whose last try failed
     :param unprocessed: mini-batches that nobody finished
-    :param items: in the plan
+    :param items: in the plan; where that does not know them, those of all mini-batches that are finished
     :param items_succeeded: items that succeeded
     :param items_failed: items that failed or are missing from a short return
     :param items_unprocessed: items of unprocessed mini-batches
     :param rows: elements that run() returned
+    :param items_at_least: whether there are items that could not be counted: those of unprocessed
+        mini-batches of a text file, and of failed ones whose file had changed or vanished. Of each of these
+        one is counted, as failed
     """
 
     mini_batches: int
@@ -66,6 +69,7 @@ class Counts:
     items_failed: int
     items_unprocessed: int
     rows: int
+    items_at_least: bool = False
 
 
 class Span(NamedTuple):
@@ -246,18 +250,23 @@ class Ledger:
     def counts(self) -> Counts:
         """Return the run in numbers."""
         states = self._states
-        items_in, items_ok = sum(self._items_in), sum(self._items_ok)
+        items_ok = sum(self._items_ok)
+        uncounted = sum(1 for ordinal in self.ordinals(FAILED) if not self._items_in[ordinal])
+        items_in = sum(self._items_in) + uncounted
+        unprocessed = states.count(UNPROCESSED)
+        planned = self._plan.items
         return Counts(
             mini_batches=len(states),
             succeeded=states.count(SUCCEEDED),
             short=states.count(SHORT),
             failed=states.count(FAILED),
-            unprocessed=states.count(UNPROCESSED),
-            items=self._plan.items,
+            unprocessed=unprocessed,
+            items=items_in if planned is None else planned,
             items_succeeded=items_ok,
             items_failed=items_in - items_ok,
-            items_unprocessed=self._plan.items - items_in,
+            items_unprocessed=0 if planned is None else planned - items_in,
             rows=sum(self._rows),
+            items_at_least=planned is None and (uncounted > 0 or unprocessed > 0),
         )
 
     def _enter(self, name: str, record: Record) -> None:

@@ -7,6 +7,7 @@ for each mini-batch with its items, and ``mini_batches.index`` where each line b
 
 from __future__ import annotations
 
+import contextlib
 import json
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.store import Store
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.rules import LOGS_FOLDER
-from airflow_parallelrun.worker.items import Item, ItemReader
+from airflow_parallelrun.worker.items import END, FIRST, ItemReader
+from airflow_parallelrun.worker.loading import unchanged
 
 FORMAT_VERSION = 1
 
@@ -31,12 +33,13 @@ class Plan:
     :param owner: the run that this plan belongs to, the same for every try of split
     :param config: the settings, with every parameter resolved
     :param arguments: the entry script's arguments
-    :param inputs: the inputs, for people: paths and mode
+    :param inputs: the inputs, as they were asked for
+    :param sources: of each input what processes need to load its mini-batches
     :param output: the output folder, an absolute path; None for summary_only without one
     :param node_count: nodes to start: never more than there are mini-batches
     :param chunk_starts: the first ordinal of each chunk
     :param mini_batches: how many
-    :param items: how many
+    :param items: how many; None where that is known only when they are loaded
     :param code_sha256: of the code snapshot
     :param entry_script: the entry script's path within the snapshot
     :param models_root: the model registry's folder, if one is configured
@@ -51,11 +54,12 @@ class Plan:
     config: ParallelRunConfig
     arguments: list[str]
     inputs: list[dict[str, Any]]
+    sources: list[dict[str, Any]]
     output: str | None
     node_count: int
     chunk_starts: list[int]
     mini_batches: int
-    items: int
+    items: int | None
     code_sha256: str
     entry_script: str
     models_root: str | None
@@ -119,6 +123,7 @@ class Plan:
                 f"has format_version {values['format_version']}, this version reads {FORMAT_VERSION}",
             )
         values["config"] = ParallelRunConfig.from_dict(values["config"])
+        values.setdefault("sources", [{"type": "file"}] * len(values["inputs"]))  # before there were tables
         values["run_dir"] = run_dir
         return cls(**values)
 
@@ -150,11 +155,43 @@ class PlanItems:
         self._ahead = ahead
         self._reader: ItemReader | None = None
 
-    def of(self, ordinal: int) -> list[Item]:
-        """Return the items of a mini-batch.
+    def names(self, ordinal: int, part: slice) -> list[str]:
+        """Return what to call some items of a mini-batch: paths of files; of a table, where the rows are.
 
+        :param part: which items; of a table it makes no difference
         :raises StorageError: when they cannot be read
         """
+        source, *items = self._line(ordinal)
+        if self._plan.sources[source]["type"] == "file":
+            return [item[0] for item in items[part]]
+        unit = "rows" if self._plan.sources[source]["format"] == "parquet" else "bytes"
+        return [f"{item[0]}, {unit} {item[FIRST]} to {item[END]}" for item in items]
+
+    def count(self, ordinal: int) -> int:
+        """Return how many items a mini-batch has; rows of a text file are counted there.
+
+        :return: 0 when that cannot be told any more
+        :raises StorageError: when the plan cannot be read
+        """
+        source, *items = self._line(ordinal)
+        document = self._plan.sources[source]
+        if document["type"] == "file":
+            return len(items)
+        # Here, not at the top: who has files only need not wait for it.
+        from airflow_parallelrun.worker.table import file_parts
+
+        with contextlib.closing(file_parts(document)) as parts:
+            count: int = parts.count(items, is_changed=unchanged(items)[1] is not None)
+        return count
+
+    def is_table(self, ordinal: int) -> bool:
+        """Tell whether the items of a mini-batch are rows.
+
+        :raises StorageError: when the plan cannot be read
+        """
+        return bool(self._plan.sources[self._line(ordinal)[0]]["type"] == "tabular")
+
+    def _line(self, ordinal: int) -> list[Any]:
         try:
             if self._reader is None:
                 self._reader = ItemReader(*self._plan.item_files)

@@ -189,6 +189,8 @@ class Process:
             "error_log": self.files.error,
             "segment": self.segment,
             "item_files": plan.item_files,
+            "sources": plan.sources,
+            "partition_keys": plan.config.partition_keys or [],
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,
             "dataframe_header": plan.config.append_row_dataframe_header,

@@ -69,7 +69,8 @@ class _Work(NamedTuple):
     """What failed or came back short.
 
     :param mini_batches: how many
-    :param items: of these; of a mini-batch that was bisected, those that did not succeed
+    :param items: of these, as far as they could be counted; of a mini-batch that was bisected, those that
+        did not succeed
     :param chunks: that these are in
     """
 
@@ -84,7 +85,7 @@ class _Work(NamedTuple):
         for record in ledger.problems():
             line = record.line
             mini_batches += 1
-            items += sum(part.items for part in line.parts if part.status != OK) or line.items_in
+            items += sum(part.items for part in line.parts if part.status != OK) or line.items_in or 1
             chunks += plan.chunk_of(line.ordinal) != chunk
             chunk = plan.chunk_of(line.ordinal)
         return cls(mini_batches, items, chunks)

@@ -115,7 +115,7 @@ class _Group:
         """Count a part; its mini-batch counts once."""
         self.mini_batches += ordinal != self._latest
         self._latest = ordinal
-        self.items += part.items - part.items_ok
+        self.items += part.items - part.items_ok or int(part.status == protocol.FAILED)
         # A node journals those of the first few errors of a kind, and they may stand anywhere in the plan.
         self.traceback = self.traceback or traceback[-TRACEBACK_END:]
 
@@ -126,7 +126,7 @@ class _Group:
             mini_batches=self.mini_batches,
             items=self.items,
             sample_mini_batch=self.ordinal,
-            sample_items=[item[0] for item in items.of(self.ordinal)[self.first : self.last]],
+            sample_items=items.names(self.ordinal, slice(self.first, self.last))[:_ITEMS_PER_GROUP],
             traceback=self.traceback,
             log=self.log,
         )
@@ -137,25 +137,32 @@ def failed_item_lines(plan: Plan, problems: Iterable[Record]) -> Iterator[bytes]
 
     Which items a short return left out is not known: its line has all of them, and how many are missing. Of
     a mini-batch that was bisected each failed item has the error of its own part, and those that succeeded
-    have no line.
+    have no line. Of a table each row that did not fit has a line; what else failed of a mini-batch has one
+    together.
 
     :param problems: the lines of failed and short mini-batches, in the order of the plan
     """
     with contextlib.closing(PlanItems(plan, _READ_AHEAD)) as items:
         for record in problems:
             for part in _troubled(record.line):
-                within = slice(part.first, part.first + part.items)
-                paths = [item[0] for item in items.of(record.line.ordinal)[within]]
+                ordinal = record.line.ordinal
+                named = items.names(ordinal, slice(part.first, part.first + part.items))
                 told = _failure(plan, record, part)
-                if part.status == protocol.FAILED:
-                    for path in paths:
-                        yield _json_line({"item": path, **told})
-                else:
-                    yield _json_line({"items": paths, "missing": part.items - part.items_ok, **told})
+                if part.status == protocol.FAILED and not items.is_table(ordinal):
+                    for name in named:
+                        yield _json_line({"item": name, **told})
+                    continue
+                rows = (part.error or {}).get("rows", ())
+                for where, column, why in rows:
+                    message = why if column is None else f"column {column!r}: {why}"
+                    yield _json_line({"item": where, **told, "error": {**told["error"], "message": message}})
+                uncounted = part.status == protocol.FAILED and not part.items
+                if missing := part.items - part.items_ok - len(rows) or int(uncounted):
+                    yield _json_line({"items": named, "missing": missing, **told})
 
 
 def _failure(plan: Plan, record: Record, part: Part) -> dict[str, Any]:
-    error = {name: value for name, value in (part.error or {}).items() if name != "traceback"}
+    error = {name: value for name, value in (part.error or {}).items() if name not in ("traceback", "rows")}
     log = _log(plan, record, part)
     node, process = str(record.attempt), record.line.process
     if record.line.parts:  # each was run somewhere, and perhaps in an earlier round

@@ -11,11 +11,10 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import driver_arguments
-from airflow_parallelrun.datasets import DatasetInput, list_files
-from airflow_parallelrun.engine import names, ownership
+from airflow_parallelrun.engine import mini_batches, names, ownership
 from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.listing_limit import ListingLimit
 from airflow_parallelrun.engine.plan import Plan
@@ -23,6 +22,7 @@ from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.snapshot import Snapshot, find_code, freeze
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
+    EmptyInputError,
     InvalidValueError,
     NotSupportedError,
     StorageError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from airflow_parallelrun.config import ParallelRunConfig
-    from airflow_parallelrun.datasets import ListedFile
+    from airflow_parallelrun.datasets import DatasetInput
 
 # Chunks are what a node claims: small enough that the last ones even out (there are at least 64 for each
 # process), few enough that claiming them and listing the claims stays cheap.
@@ -85,8 +85,7 @@ def split(request: RunRequest) -> Plan:
     _check(request)
     source_directory, entry_script = find_code(config, request.base_directory)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
-    limit = ListingLimit(config.first_task_creation_timeout)
-    items = _list(inputs, config.files_per_mini_batch, limit)
+    sources, items = _cut(inputs, config)
     output = _local_folder(request.output, "output", request.base_directory)
     snapshot = freeze(source_directory, output)
     if output is not None:
@@ -105,6 +104,7 @@ def split(request: RunRequest) -> Plan:
         config=config,
         arguments=list(request.arguments),
         inputs=[each.to_dict() for each in inputs],
+        sources=sources,
         output=output,
         node_count=min(config.node_count, len(items.weights)),
         chunk_starts=chunk_starts(items.weights, chunks),
@@ -151,6 +151,7 @@ def _check(request: RunRequest) -> None:
         raise InvalidValueError("output", None, "a folder when output_action is append_row")
     for each in request.inputs:
         each.check_mode()
+    mini_batches.check(request.config, request.inputs)
 
 
 def _local_folder(value: str | None, name: str, base_directory: str) -> str | None:
@@ -184,18 +185,22 @@ def _storage_root(request: RunRequest, output: str | None) -> str:
     return ownership.folder(output)
 
 
-def _list(inputs: Iterable[DatasetInput], files_per_mini_batch: int, limit: ListingLimit) -> ItemWriter:
-    items = ItemWriter()
+def _cut(
+    inputs: Sequence[DatasetInput], config: ParallelRunConfig
+) -> tuple[list[dict[str, Any]], ItemWriter]:
+    """Return what processes need to know of each input, and all mini-batches."""
+    limit = ListingLimit(config.first_task_creation_timeout)
+    items, sources = ItemWriter(), []
     for number, each in enumerate(inputs):
-        mini_batch: list[ListedFile] = []
-        for file in limit.watch(each.paths, list_files(each.paths)):
-            mini_batch.append(file)
-            if len(mini_batch) == files_per_mini_batch:
-                items.add(number, mini_batch)
-                mini_batch.clear()
-        if mini_batch:
-            items.add(number, mini_batch)
-    return items
+        found = mini_batches.cut(each, config, limit)
+        sources.append(found.source)
+        add: Any = items.add_parts if each.is_tabular else items.add
+        before = len(items.weights)
+        for mini_batch in found.mini_batches:
+            add(number, mini_batch)
+        if len(items.weights) == before:
+            raise EmptyInputError(list(each.paths), "row" if each.is_tabular else "file")
+    return sources, items
 
 
 def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:

@@ -26,8 +26,10 @@ _TRACEBACKS = 3
 # Failures that a node logs, for each kind of error.
 FAILURES_TOLD = 3
 
-# No other try and no other company changes these.
-_INPUT_CHANGED = "InputChangedError"
+# No other try changes these, nor other company.
+_SETTLED = ("InputChangedError", "RowError")
+# What the script has no part in; to halve the mini-batch would tell nothing.
+_NOT_THE_SCRIPTS = (*_SETTLED, "LoadError")
 _SHORT_RETURN = "ShortReturn"
 
 
@@ -74,7 +76,7 @@ class Tries:
     def _deserves_another(self, portion: Portion, line: Line) -> bool:
         assert line.error is not None
         kind = line.error["type"]
-        if portion.tries >= self._config.run_max_try or kind == _INPUT_CHANGED:
+        if portion.tries >= self._config.run_max_try or kind in _SETTLED:
             return False
         return not line.succeeded or (
             kind == _SHORT_RETURN and self._config.retry_short_returns and portion.bisection is None
@@ -84,7 +86,7 @@ class Tries:
         assert line.error is not None
         if not self._config.bisect_failures or line.succeeded or portion.best is not None:
             return False
-        if line.items_in < 2 or line.error["type"] == _INPUT_CHANGED:
+        if line.items_in < 2 or line.error["type"] in _NOT_THE_SCRIPTS:
             return False
         # When single items have used up the whole tolerance the job fails, whatever the rest would come to.
         limit = self._config.error_threshold

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_parallelrun import driver_arguments
-from airflow_parallelrun.datasets import DatasetInput, FileDataset
+from airflow_parallelrun.datasets import DatasetInput, FileDataset, TabularDataset
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.parameters import PipelineParameter
 
@@ -64,8 +64,8 @@ def check_inputs(inputs: object) -> list[DatasetInput]:
 def _check_input(place: int, item: object) -> DatasetInput:
     if isinstance(item, DatasetInput):
         return item
-    if isinstance(item, FileDataset | PipelineParameter):
-        rule = "a dataset that says how it is used: add .as_mount(), or .as_named_input(name) first"
+    if isinstance(item, FileDataset | TabularDataset | PipelineParameter):
+        rule = "a dataset that says how it is used: add .as_named_input(name); to files, .as_mount() will do"
     else:
         rule = "a dataset, such as Dataset.File.from_files(path).as_mount()"
     raise InvalidValueError(f"inputs[{place}]", item, rule)
@@ -107,7 +107,7 @@ def _is_literal(argument: Any) -> bool:
 def _check_argument(place: int, item: object) -> Any:
     if isinstance(item, PipelineParameter | XComArg):
         return item
-    if isinstance(item, DatasetInput | FileDataset):
+    if isinstance(item, DatasetInput | FileDataset | TabularDataset):
         raise NotSupportedError(
             f"A dataset among arguments (arguments[{place}])", "Pass its path as text, or add it to inputs."
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 
-from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.datasets import FileDataset, TabularDataset
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ FIELD_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "mini_batch_size": {
         "type": ["string", "integer"],
         "minimum": 1,
-        "pattern": r"^0*[1-9][0-9]*([kKmMgG][bB])?(?!\n)$",
+        "pattern": r"^0*[1-9][0-9]*([kKmMgG][bB]|rows)?(?!\n)$",
+    },
+    "partition_keys": {
+        "type": ["string", "array"],
+        "minItems": 1,
+        "items": {"type": "string", "minLength": 1},
     },
     "node_count": _COUNT,
     "process_count_per_node": _COUNT,
@@ -57,7 +62,8 @@ DATASET_SCHEMA: Mapping[str, Any] = {
 _HELP = {
     "inputs": 'A file, a folder or a glob; several as a JSON list: ["/data/a", "/data/b"]',
     "arguments": "An argument of the entry script",
-    "mini_batch_size": "Files in one mini-batch",
+    "mini_batch_size": "Files in one mini-batch; of a table bytes or rows, such as 64KB or 5000rows",
+    "partition_keys": 'Keys that make a mini-batch, as a JSON list: ["user", "season"]',
     "node_count": "Nodes, each a task of its own",
     "process_count_per_node": "Worker processes on each node",
     "run_invocation_timeout": "Seconds that one run() may take",
@@ -70,7 +76,8 @@ _HELP = {
 
 # What None stands for, where it is the default.
 _EMPTY = {
-    "mini_batch_size": "10",
+    "mini_batch_size": "10 files, or 1MB of a table",
+    "partition_keys": "mini-batches by size",
     "process_count_per_node": "one for each CPU",
     "run_invocation_timeout": "60",
     "run_max_try": "3",
@@ -172,7 +179,7 @@ def _merge(dag: DAG, name: str, field: Param, place: Place) -> None:
 
 def _form_value(value: Any, schema: Mapping[str, Any]) -> Any:
     """A Param must be JSON: a dataset shows as its path or paths. A choice must be one of those offered."""
-    if isinstance(value, FileDataset):
+    if isinstance(value, FileDataset | TabularDataset):
         return value.paths[0] if len(value.paths) == 1 else list(value.paths)
     return value.upper() if "enum" in schema and isinstance(value, str) else value
 

@@ -16,7 +16,7 @@ from airflow_parallelrun.datasets import DatasetInput, is_remote
 from airflow_parallelrun.datasets.listing import split_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import TypeAlias
 
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -64,7 +64,7 @@ def dataset_names(paths: Iterable[str]) -> list[tuple[str, str]]:
     return names
 
 
-def planned_lineage(inputs: Iterable[DatasetInput], plan: Plan | None = None) -> Lineage:
+def planned_lineage(inputs: Sequence[DatasetInput], plan: Plan | None = None) -> Lineage:
     """Return what split knows: the inputs and, once there is a plan, how much they are."""
     from airflow.providers.openlineage.extractors import OperatorLineage
 
@@ -99,13 +99,14 @@ def job_lineage(plan: Plan | None, result: JobResult | None) -> Lineage:
     return OperatorLineage(inputs=_inputs(inputs, plan), outputs=outputs, run_facets=facets)
 
 
-def _inputs(inputs: Iterable[DatasetInput], plan: Plan | None) -> list[InputDataset]:
+def _inputs(inputs: Sequence[DatasetInput], plan: Plan | None) -> list[InputDataset]:
     from openlineage.client.event_v2 import InputDataset
     from openlineage.client.facet_v2 import input_statistics_input_dataset
 
     names = dataset_names(path for each in inputs for path in each.paths)
     facets: dict[str, Any] = {}
-    if plan is not None and len(names) == 1:  # the plan does not know how many files are whose
+    # The plan does not know how many files are whose, nor how many a table has.
+    if plan is not None and len(names) == 1 and not any(each.is_tabular for each in inputs):
         statistics = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(fileCount=plan.items)
         facets = {"inputStatistics": statistics}
     return [InputDataset(namespace=space, name=name, inputFacets=dict(facets)) for space, name in names]

@@ -10,6 +10,7 @@ from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import is_remote
+from airflow_parallelrun.engine import mini_batches
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.operators.checks import (
     check_arguments,
@@ -52,7 +53,8 @@ class ParallelRunOperator(TaskGroup):
     :param task_id: the step's name; 3 to 32 lower-case letters, digits and hyphens, unique in the DAG
     :param name: the same, under ParallelRunStep's name for it; give one of the two
     :param parallel_run_config: what to run and how
-    :param inputs: the datasets to split, such as ``[dataset.as_mount()]``; each on its own, in list order
+    :param inputs: the datasets to split, such as ``[files.as_mount()]`` or
+        ``[table.as_named_input("rows")]``; each on its own, in list order; all files, or all tables
     :param output: the folder that gets the output file; templated. ``append_row`` requires it. A folder
         belongs to one run of one step, so a DAG that runs more than once has ``{{ run_id }}`` in it
     :param side_inputs: not supported yet
@@ -113,8 +115,7 @@ class ParallelRunOperator(TaskGroup):
         check_driver_arguments(parallel_run_config, checked_arguments)
         _check_output(output, parallel_run_config)
         _check_pool(routed["run"], parallel_run_config)
-        if not isinstance(parallel_run_config.mini_batch_size, PipelineParameter):
-            _ = parallel_run_config.files_per_mini_batch  # a size in bytes is for tables
+        mini_batches.check(parallel_run_config, checked_inputs)
 
         # In the order of the Trigger form.
         references = _References(self.dag, str(self.group_id))

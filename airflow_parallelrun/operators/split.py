@@ -120,9 +120,9 @@ class SplitOperator(BaseOperator):
 
         plan = split(request)
         self.log.info(
-            "Planned %d mini-batches (%d items) for %d nodes in %s",
+            "Planned %d mini-batches (%s) for %d nodes in %s",
             plan.mini_batches,
-            plan.items,
+            "rows are counted when they are loaded" if plan.items is None else f"{plan.items} items",
             plan.node_count,
             plan.run_dir,
         )

@@ -38,8 +38,9 @@ def error_report(result: JobResult) -> str:
     Text, since Airflow's UI shows text in full and folds everything else.
     """
     counts = result.counts
+    at_least = "At least " if counts.items_at_least else ""
     lines = [
-        f"{counts.items_failed} of {counts.items} items failed, "
+        f"{at_least}{counts.items_failed} of {counts.items} items failed, "
         f"in {counts.failed + counts.short} of {counts.mini_batches} mini-batches.",
         *(
             f"{group.mini_batches} mini-batches: {group.error[:_CAUSE_CHARS]}"

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 MESSAGE_LIMIT = 2000
 TRACEBACK_LIMIT = 8000
@@ -23,6 +26,27 @@ class ReturnValueError(TypeError):
 
 class InputChangedError(Exception):
     """A file that was listed has vanished or is not the same any more."""
+
+
+class LoadError(Exception):
+    """A file of a table is not what the dataset says it is."""
+
+
+class RowError(Exception):
+    """Rows of a table that do not fit its columns or their types; the others of the mini-batch do.
+
+    :param rows: of each, where it stands, the column or None, and what is wrong
+    """
+
+    def __init__(self, rows: Sequence[tuple[str, str | None, str]]) -> None:
+        self.rows = rows
+        more = f" (and {len(rows) - 1} more rows of this mini-batch)" if len(rows) > 1 else ""
+        super().__init__(next(self.texts()) + more)
+
+    def texts(self) -> Iterator[str]:
+        """Yield a text for each row."""
+        for where, column, why in self.rows:
+            yield f"{where}: {why}" if column is None else f"{where}, column {column!r}: {why}"
 
 
 def describe(error: BaseException, source_directory: str) -> dict[str, Any]:

@@ -14,8 +14,13 @@ import os
 import sys
 from typing import Any, List
 
-# A line's items: path or URL, size, time of change in ns or None, and the store's etag if it has one.
+# A line's items: path or URL, size, time of change in ns or None, and the store's etag if it has one. Of a
+# table it is a part of a file: behind these stands where that begins and where it ends.
 Item = List[Any]
+
+# Places in an item of a table: where its rows begin and end, in bytes of a text file or rows of Parquet; and,
+# where they are known, the first of these rows that is meant, and the one behind the last.
+FIRST, END, ONLY, UNTIL = 4, 5, 6, 7
 
 # So much is read ahead, as far as it was asked for: neighbours are cheaper together.
 _BLOCK_BYTES = 1 << 20
@@ -37,15 +42,15 @@ class ItemReader:
             os.close(self._lines)
             raise
         self._first = 0
-        self._block: List[List[Item]] = []
+        self._block: List[List[Any]] = []
 
     def close(self) -> None:
         """Close both files."""
         os.close(self._lines)
         os.close(self._index)
 
-    def read(self, ordinal: int, ahead: int = 1) -> List[Item]:
-        """Return the items of a mini-batch.
+    def read(self, ordinal: int, ahead: int = 1) -> List[Any]:
+        """Return the line of a mini-batch: the number of its input, and its items.
 
         :param ahead: how many mini-batches from this one on will be asked for
         :raises ValueError: when the files do not have it
@@ -59,7 +64,7 @@ class ItemReader:
             self._first, place = ordinal, 0
         return self._block[place]
 
-    def _read(self, first: int, count: int) -> List[List[Item]]:
+    def _read(self, first: int, count: int) -> List[List[Any]]:
         """Read mini-batches, as many as a block has room for and one at least."""
         starts = array.array("Q")
         starts.frombytes(os.pread(self._index, (count + 1) * _OFFSET_BYTES, first * _OFFSET_BYTES))
@@ -73,10 +78,10 @@ class ItemReader:
         text = _pread(self._lines, starts[last] - starts[0], starts[0])
         # As one document: to parse it costs an eighth of what its lines cost one by one. A newline is
         # nowhere else than at the end of a line: in a text it is escaped.
-        found = json.loads("[" + text.decode()[:-1].replace("\n", ",") + "]")
+        found: List[List[Any]] = json.loads("[" + text.decode()[:-1].replace("\n", ",") + "]")
         if len(found) != last:
             raise ValueError(f"the lines of the plan and their index do not fit at mini-batch {first}")
-        return [each[1:] for each in found]
+        return found
 
 
 def _pread(fd: int, length: int, at: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -19,15 +20,21 @@ from collections import deque
 from typing import Any
 
 from . import logs, page, protocol
-from .errors import ContractError, InputChangedError, describe, problem
-from .items import Item, ItemReader
+from .errors import ContractError, RowError, describe, problem
+from .items import ItemReader
 from .leaving import Leaving
+from .loading import Loader
 from .output import Origin, Segment, SegmentError
 from .report import Report
-from .runtime import EntryScript, Settings, unchanged
+from .runtime import EntryScript, Settings
+
+logger = logging.getLogger(__name__)
 
 # A report of its own for each would cost more than many a mini-batch takes.
 GROUP_NS = 10_000_000
+
+# Rows of a table that do not fit, in the journal, for each mini-batch; the error log has all of them.
+ROWS_TOLD = 100
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 18
@@ -53,6 +60,7 @@ class Worker:
         self._queue: deque[list[int]] = deque()
         self._last_report_ns = time.monotonic_ns()
         self._stopping = False
+        self._told_surplus = False
 
     def serve(self) -> None:
         """Run until the node says stop, or is gone."""
@@ -93,6 +101,7 @@ class Worker:
     def _load(self) -> bool:
         started = time.monotonic()
         try:
+            self._loader = Loader(self._settings.sources, self._settings.partition_keys)
             self._script = EntryScript(self._settings, self._ask)
             self._script.load()
         except Gone:
@@ -127,45 +136,44 @@ class Worker:
                 protocol.Result(feed, ordinal, protocol.SKIPPED, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None)
             )
             return
-        items = self._read(ordinal, ahead)
-        if part is not None:
-            items = items[part]
-        paths, changed = unchanged(items)
-        if not paths:
-            error = changed or InputChangedError("the mini-batch is empty")
-            self._failed(feed, ordinal, len(items), 0.0, 0.0, error)
+        loaded = self._loader.load(self._read(ordinal, ahead), part)
+        items, paths, wrong = loaded.items, loaded.paths, loaded.wrong
+        if loaded.value is None:
+            self._without_run(feed, ordinal, items, wrong)
             return
         origin = Origin(ordinal, paths, None if part is None else part.start, tries)
         running_ns = self._page.enter(page.RUN)
         cpu_started = time.process_time_ns()
         try:
-            value = self._script.run(origin)
+            value = self._script.run(loaded, origin)
             cpu_ns = time.process_time_ns() - cpu_started
             ended_ns = self._page.enter(page.WRITE)
             returned = self._script.formatter.count(value, len(paths))
+            if returned > len(paths) and not self._told_surplus:
+                self._tell_surplus(returned, len(paths), ordinal)
             rows = self._script.formatter.rows(value, origin)
         except Gone:
             raise
         except BaseException as error:  # noqa: BLE001 - user code; SystemExit too is a failed try, not an exit
             cpu_seconds = (time.process_time_ns() - cpu_started) / 1e9
             seconds = (self._page.enter(page.WRITE) - running_ns) / 1e9
-            self._failed(feed, ordinal, len(items), seconds, cpu_seconds, error)
+            self._failed(feed, ordinal, items, seconds, cpu_seconds, error)
             return
-        if returned >= len(items) and changed is None and part is None and tries == 1:
+        if returned >= items and wrong is None and part is None and tries == 1:
             times_ns = loading_ns, running_ns, ended_ns, cpu_ns
-            self._report.succeeded(feed, ordinal, len(items), returned, rows, times_ns)
+            self._report.succeeded(feed, ordinal, items, returned, rows, times_ns)
             return
         short = None
-        if changed is not None:
-            short = self._describe(changed, f"mini-batch {ordinal}")
-        elif returned < len(items):
-            short = problem("ShortReturn", f"run() returned {returned} elements for {len(items)} items")
+        if wrong is not None:
+            short = self._describe(wrong, f"mini-batch {ordinal}")
+        elif returned < items:
+            short = problem("ShortReturn", f"run() returned {returned} elements for {items} items")
         self._report.tell(
             protocol.Result(
                 feed=feed,
                 ordinal=ordinal,
                 status=protocol.OK if short is None else protocol.SHORT,
-                items_in=len(items),
+                items_in=items,
                 items_ok=min(returned, len(paths)),
                 rows_out=returned,
                 offset=self._segment.end if rows else 0,
@@ -177,6 +185,25 @@ class Worker:
             )
         )
         self._segment.append(rows)
+
+    def _tell_surplus(self, returned: int, items: int, ordinal: int) -> None:
+        self._told_surplus = True
+        logger.warning(
+            "run() returned %d elements for the %d items of mini-batch %d. All are written; with "
+            "strict_returns it is an error (told once for each process)",
+            returned,
+            items,
+            ordinal,
+        )
+
+    def _without_run(self, feed: int, ordinal: int, items: int, wrong: Exception | None) -> None:
+        """Tell of a mini-batch of which there is nothing that run() could get."""
+        if wrong is not None:
+            self._failed(feed, ordinal, items, 0.0, 0.0, wrong)
+            return
+        self._report.tell(
+            protocol.Result(feed, ordinal, protocol.OK, items, items, 0, 0, 0, 0, 0.0, 0.0, None)
+        )
 
     def _failed(
         self, feed: int, ordinal: int, items: int, seconds: float, cpu_seconds: float, error: BaseException
@@ -192,7 +219,7 @@ class Worker:
         except OSError as error:
             raise PlanError(str(error)) from error
 
-    def _read(self, ordinal: int, ahead: int) -> list[Item]:
+    def _read(self, ordinal: int, ahead: int) -> list[Any]:
         try:
             return self._items.read(ordinal, ahead)
         except (OSError, ValueError) as error:
@@ -212,11 +239,16 @@ class Worker:
             print(f"shutdown() failed: {described['traceback']}", file=sys.stderr)
 
     def _describe(self, error: BaseException, where: str) -> dict[str, Any]:
-        described = describe(error, self._settings.source_directory)
+        if isinstance(error, RowError):  # no code is at fault, and none to be shown
+            described = {**problem("RowError", str(error)), "rows": error.rows[:ROWS_TOLD]}
+            told = "".join(f"{row}\n" for row in error.texts())
+        else:
+            described = describe(error, self._settings.source_directory)
+            told = described["traceback"]
         os.makedirs(os.path.dirname(self._settings.error_log), exist_ok=True)
         with open(self._settings.error_log, "a", encoding="utf-8", errors="backslashreplace") as file:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            file.write(f"{stamp} {where}\n{described['traceback']}\n")
+            file.write(f"{stamp} {where}\n{told}\n")
         return described
 
     def _ask(self, subject: str, arguments: dict[str, Any]) -> Any:

@@ -13,12 +13,12 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from . import shims
-from .errors import ContractError, InputChangedError
+from .errors import ContractError
 from .output import RowFormatter
 from .profiling import Profiler
 
 if TYPE_CHECKING:
-    from .items import Item
+    from .loading import Loaded
     from .output import Origin
 
 
@@ -36,6 +36,8 @@ class Settings(NamedTuple):
     error_log: str
     segment: str = ""
     item_files: Sequence[str] = ()
+    sources: Sequence[Dict[str, Any]] = ()
+    partition_keys: Sequence[str] = ()
     strict_returns: bool = False
     provenance_columns: Sequence[str] = ()
     dataframe_header: bool = False
@@ -49,12 +51,35 @@ class MiniBatchContext(NamedTuple):
     :param minibatch_index: identifies the mini-batch within the run; good as part of a file name. Of a part
         of a mini-batch that is bisected it is the index, a dot, and the place of the part's first item
     :param partition_key_value: the mini-batch's partition keys and values; empty without partition keys
-    :param dataset: None: a dataset object of the original has no counterpart here
+    :param dataset: what the mini-batch is of the dataset
     """
 
     minibatch_index: str
     partition_key_value: Dict[str, Any]
-    dataset: None = None
+    dataset: MiniBatchDataset
+
+
+class MiniBatchDataset:
+    """A mini-batch in place of the original's dataset object, by the names of its two most used methods.
+
+    :param loaded: the mini-batch
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+
+    def to_path(self) -> List[str]:
+        """Return the paths of the files, each once; of a table the one of its file."""
+        return list(dict.fromkeys(self._loaded.paths))
+
+    def to_pandas_dataframe(self) -> Any:
+        """Return a copy of the DataFrame that run() gets.
+
+        :raises TypeError: when the input is files
+        """
+        if isinstance(self._loaded.value, list):
+            raise TypeError("to_pandas_dataframe() is for tables; this input is files, see to_path()")
+        return self._loaded.value.copy()
 
 
 class EntryScript:
@@ -105,17 +130,18 @@ class EntryScript:
         if init is not None:
             self._call(init)
 
-    def run(self, origin: Origin) -> Any:
+    def run(self, loaded: Loaded, origin: Origin) -> Any:
         """Call ``run()`` and return what it returned.
 
-        :param origin: the mini-batch
+        :param loaded: the mini-batch
+        :param origin: which one that is
         """
         assert self._run is not None
-        mini_batch = [*origin.paths]  # the script's own, to take from it what it likes
         if not self._takes_context:
-            return self._call(self._run, mini_batch)
+            return self._call(self._run, loaded.value)
         index = str(origin.ordinal) if origin.first is None else f"{origin.ordinal}.{origin.first}"
-        return self._call(self._run, mini_batch, MiniBatchContext(index, {}))
+        context = MiniBatchContext(index, loaded.keys, MiniBatchDataset(loaded))
+        return self._call(self._run, loaded.value, context)
 
     def shutdown(self) -> None:
         """Call ``shutdown()``, if the script has one; nothing is called after it."""
@@ -130,29 +156,6 @@ class EntryScript:
         if self._profiler is None:
             return function(*arguments)
         return self._profiler.call(function, *arguments)
-
-
-def unchanged(items: list[Item]) -> tuple[list[str], InputChangedError | None]:
-    """Return the paths of the items that are what was listed, and the first problem with the others.
-
-    A URL is the script's own to open.
-    """
-    paths, changed = [], None
-    for item in items:
-        path = item[0]
-        if "://" not in path:  # no path of a listing has two slashes in a row
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                changed = changed or InputChangedError(
-                    f"{path} was listed and cannot be read: {error.strerror}"
-                )
-                continue
-            if status.st_mtime_ns != item[2] or status.st_size != item[1]:
-                changed = changed or InputChangedError(f"{path} has changed since it was listed")
-                continue
-        paths.append(path)
-    return paths, changed
 
 
 def _function(module: Any, name: str) -> Callable[..., Any] | None:

@@ -66,10 +66,11 @@ def main() -> None:
             sys.exit(f"a process ended with exit status {process.exitcode}")
     with open(work.rows, "wb") as rows:
         for part in parts:
-            _append(rows, part)
+            append(rows, part)
 
 
-def _append(rows: IO[bytes], part: str) -> None:
+def append(rows: IO[bytes], part: str) -> None:
+    """Add the rows that a process has written, and remove its file."""
     with open(part, "rb") as file:
         shutil.copyfileobj(file, rows, 1 << 20)
     os.unlink(part)

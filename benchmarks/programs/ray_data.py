@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import ray
 from benchmarks.programs.work import load, read_work, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from benchmarks.programs.work import Work
 
 # Ray deals out blocks: enough of them for the actors to end at the same time, few enough to be cheap.
@@ -29,8 +32,15 @@ class Actor:
 
 
 def main() -> None:
-    """Run Ray, and leave nothing of it; its sockets have long names, so the folder has a short one."""
+    """Run Ray."""
     work = read_work()
+    with running(work):
+        predict(work)
+
+
+@contextlib.contextmanager
+def running(work: Work) -> Iterator[None]:
+    """Run Ray, and leave nothing of it; its sockets have long names, so the folder has a short one."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         ray.init(
             num_cpus=work.processes,
@@ -39,7 +49,8 @@ def main() -> None:
             log_to_driver=False,
             _temp_dir=folder,
         )
-        predict(work)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
         ray.shutdown()
 
 
@@ -47,7 +58,6 @@ def predict(work: Work) -> None:
     """Run the script over all files."""
     mini_batches = work.mini_batches()
     paths = [path for mini_batch in mini_batches for path in mini_batch]
-    ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(paths, override_num_blocks=min(_BLOCKS, len(mini_batches))).map_batches(
         Actor,
         fn_constructor_args=(work.script,),

@@ -166,9 +166,10 @@ def test_every_option_reaches_its_field(tmp_path: Path) -> None:
     assert (made.description, made.append_row_file_name) == ("a text", "rows.txt")
 
 
-def test_what_is_not_built_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="partition_keys"):
-        config("--partition-key", "year")
+def test_partition_keys_have_commas_between_them() -> None:
+    assert config("--partition-keys", "user, season").partition_keys == ["user", "season"]
+    with pytest.raises(ConfigurationError, match="--partition-keys: must be names with commas between them"):
+        config("--partition-keys", "user,,season")
 
 
 def test_a_script_outside_the_source_directory_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset, TabularDataset
+from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InvalidValueError,
@@ -45,17 +45,19 @@ def test_what_is_no_path(given: Any) -> None:
         Dataset.File.from_files(given)
 
 
-def test_what_is_not_supported() -> None:
-    with pytest.raises(NotSupportedError, match=r"partition_format='\{user\}' is not supported yet"):
-        FileDataset.from_files("a", partition_format="{user}")
-    for make in (
-        TabularDataset,
-        TabularDataset.from_delimited_files,
-        Dataset.Tabular.from_parquet_files,
-        Dataset.Tabular.from_json_lines_files,
-    ):
-        with pytest.raises(NotSupportedError, match=r"TabularDataset.*Use Dataset\.File\.from_files"):
-            make("a.csv", separator=",")
+def test_a_partition_format_has_keys() -> None:
+    dataset = FileDataset.from_files("a", partition_format="{user}/{day:yyyy/MM/dd}/*.wav")
+    assert (dataset.partition_keys, IMAGES.partition_keys) == (("user", "day"), ())
+    assert PipelineParameter("p", dataset).as_mount().known_dataset is dataset
+    assert PipelineParameter("p").as_mount().known_dataset is None
+    assert DatasetInput.from_dict(dataset.as_direct().to_dict()) == dataset.as_direct()
+    assert dataset.as_mount().resolve("/x").dataset == FileDataset(("/x/a",), dataset.partition_format)
+
+
+@pytest.mark.parametrize("given", ["", "a/*.wav", "{user}/{user}", "{user", "user}", "{day:dd}", 5])
+def test_what_is_no_partition_format(given: Any) -> None:
+    with pytest.raises(InvalidValueError, match="partition_format must be a pattern of paths such as"):
+        FileDataset.from_files("a", partition_format=given)
 
 
 def test_a_dataset_becomes_an_input() -> None:
@@ -144,7 +146,7 @@ def test_a_parameter_stays_in_place() -> None:
     ("change", "error", "message"),
     [
         ({"path": "a"}, UnknownNameError, "unknown key of an input 'path'; did you mean 'paths'"),
-        ({"type": "tabular"}, NotSupportedError, "an input of type 'tabular'"),
+        ({"type": "image"}, InvalidValueError, "the type of an input must be one of file, tabular"),
         ({"paths": None}, InvalidValueError, "path must be"),
         ({"mode": "hdfs"}, InvalidValueError, "mode must be"),
         ({"name": "a-b"}, InvalidValueError, "the name of an input must be"),

@@ -313,8 +313,14 @@ class PlanItems:
     def __init__(self, *given: Any) -> None:
         return
 
-    def of(self, ordinal: int) -> list[list[Any]]:
-        return [[f"item-{ordinal}-{n}", 1, 1] for n in range(ITEMS_EACH)]
+    def count(self, ordinal: int) -> int:
+        return ITEMS_EACH
+
+    def names(self, ordinal: int, part: slice) -> list[str]:
+        return [f"item-{ordinal}-{n}" for n in range(ITEMS_EACH)][part]
+
+    def is_table(self, ordinal: int) -> bool:
+        return False
 
     def close(self) -> None:
         return

@@ -7,7 +7,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.worker.runtime import unchanged
+from airflow_parallelrun.worker.loading import unchanged
 
 
 def test_urls_are_handed_to_the_script_as_they_are(job):

@@ -90,7 +90,7 @@ class Bench:
     def __init__(self, folder, processes=1, mini_batches=10, **config):
         self.folder = folder
         plan = make_plan(folder, mini_batches=1000, config=make_config(**config))
-        items = SimpleNamespace(of=lambda ordinal: [[f"/in/{ordinal}", 1, 1]])
+        items = SimpleNamespace(count=lambda ordinal: 1)
         self.dispatcher = Dispatcher(plan, items, lambda subject, arguments: (True, [subject, arguments]))
         self.dispatcher.processes = [FakeProcess(n, folder / f"page{n}") for n in range(processes)]
         self.dispatcher.add([Portion(0, mini_batches)])

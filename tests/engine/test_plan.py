@@ -89,24 +89,24 @@ def test_the_index_has_the_byte_at_which_each_line_begins(job, echo):
 def test_items_are_read_by_ordinal(job, echo):
     plan = job.files(100).split(echo, mini_batch_size=7).plan
     with closing(PlanItems(plan)) as items:
-        assert [len(items.of(ordinal)) for ordinal in range(15)] == [7] * 14 + [2]
-        path, size, mtime_ns = items.of(3)[0]
-        assert (path, size) == (str(job.folder / "input" / "00021"), 2)
-        assert mtime_ns == Path(path).stat().st_mtime_ns
+        assert [items.count(ordinal) for ordinal in range(15)] == [7] * 14 + [2]
+        names = items.names(3, slice(0, 2))
+        assert names == [str(job.folder / "input" / name) for name in ("00021", "00022")]
+        assert not items.is_table(3)
 
 
 @pytest.mark.parametrize("ordinal", [15, 1000])
 def test_a_mini_batch_that_is_not_in_the_plan_is_a_storage_error(job, echo, ordinal):
     plan = job.files(100).split(echo, mini_batch_size=7).plan
     with closing(PlanItems(plan)) as items, pytest.raises(StorageError, match=f"has no mini-batch {ordinal}"):
-        items.of(ordinal)
+        items.count(ordinal)
 
 
 def test_items_that_are_gone_are_a_storage_error(job, echo):
     plan = job.files(1).split(echo).plan
     Path(plan.item_files[1]).unlink()
     with closing(PlanItems(plan)) as items, pytest.raises(StorageError, match="No such file"):
-        items.of(0)
+        items.names(0, slice(1))
 
 
 def test_plan_json_is_written_last_and_readable(job, echo):

@@ -517,3 +517,13 @@ def test_a_slow_disk_holds_up_the_work_and_not_the_memory(job, echo, monkeypatch
     assert job.rows() == job.names(2000)
     # Two processes have up to 100 each when nothing more is handed out.
     assert 20 < max(most) <= 20 + 2 * 100 + 10
+
+
+def test_more_elements_than_items_are_told_once_and_written(job):
+    script = "def run(batch): return [1, 2, 3]\n"
+    job.files(4).split(script, process_count_per_node=1).run()
+    assert len(job.rows()) == 12
+    (log,) = (job.output / "logs/user/stdout").rglob("*.txt")
+    told = [line for line in log.read_text().splitlines() if "elements for" in line]
+    assert len(told) == 1
+    assert "run() returned 3 elements for the 1 items of mini-batch 0. All are written" in told[0]

@@ -45,6 +45,7 @@ def make_plan(folder: Any, mini_batches: int = 4, items_each: int = 1, **values:
         "config": config,
         "arguments": [],
         "inputs": [],
+        "sources": [{"type": "file"}],
         "output": None,
         "node_count": 1,
         "chunk_starts": list(range(mini_batches)),

@@ -27,7 +27,8 @@ FIELDS = {
     "threshold": "An argument of the entry script (--threshold of predict).",
     "top": "An argument of the entry script (--top of predict).",
     "strict": "An argument of the entry script (--strict of predict).",
-    "batch_size": "Files in one mini-batch (mini_batch_size of predict).",
+    "batch_size": "Files in one mini-batch; of a table bytes or rows, such as 64KB or 5000rows "
+    "(mini_batch_size of predict).",
     "nodes": "Nodes, each a task of its own (node_count of predict).",
     "processes": "Worker processes on each node; empty: one for each CPU "
     "(process_count_per_node of predict).",

@@ -136,7 +136,9 @@ def test_inputs_must_be_a_list_of_at_least_one(dag: DAG, inputs: object) -> None
 
 @pytest.mark.parametrize("item", [_FILES, PipelineParameter("files", _FILES)])
 def test_a_bare_dataset_is_refused(dag: DAG, item: object) -> None:
-    with pytest.raises(InvalidValueError, match=r"inputs\[1\] must be .* add \.as_mount\(\), or \.as_named"):
+    with pytest.raises(
+        InvalidValueError, match=r"inputs\[1\] must be .* add \.as_named_input\(name\); to files"
+    ):
         operator(inputs=[_FILES.as_mount(), item])
 
 

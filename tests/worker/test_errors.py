@@ -12,6 +12,7 @@ import pytest
 
 from airflow_parallelrun.worker import errors, runtime
 from airflow_parallelrun.worker.errors import MESSAGE_LIMIT, TRACEBACK_LIMIT, describe, problem
+from airflow_parallelrun.worker.loading import Loaded
 from airflow_parallelrun.worker.output import Origin
 
 
@@ -29,7 +30,7 @@ def caught(tmp_path, monkeypatch):
         try:
             spec.loader.exec_module(module)
             script._run, script._takes_context, script._profiler = module.run, False, None
-            script.run(Origin(0, [value], None, 1))
+            script.run(Loaded([value], [value], 1, None, {}), Origin(0, [value], None, 1))
         except BaseException as error:  # noqa: BLE001 - SystemExit is described too
             described = describe(error, str(tmp_path))
         assert json.loads(json.dumps(described)) == described

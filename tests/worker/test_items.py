@@ -47,7 +47,7 @@ def test_what_was_written_is_read(tmp_path_factory, mini_batches, data):
         for _ in range(10):
             ordinal = data.draw(st.integers(0, len(mini_batches) - 1))
             ahead = data.draw(st.integers(1, 20))
-            assert reader.read(ordinal, ahead) == [item(file) for file in mini_batches[ordinal]]
+            assert reader.read(ordinal, ahead)[1:] == [item(file) for file in mini_batches[ordinal]]
         reader.close()
 
 
@@ -59,7 +59,7 @@ def test_neighbours_are_read_at_once_and_no_more_than_was_asked_for(tmp_path, mo
         reader, "_read", lambda first, count: reads.append((first, count)) or read(first, count)
     )
     for ordinal in range(2, 7):
-        assert reader.read(ordinal, 7 - ordinal) == [[f"/in/{ordinal}", ordinal, ordinal]]
+        assert reader.read(ordinal, 7 - ordinal)[1:] == [[f"/in/{ordinal}", ordinal, ordinal]]
     assert reads == [(2, 5)]
     reader.read(7)
     assert reads == [(2, 5), (7, 1)]
@@ -69,7 +69,7 @@ def test_neighbours_are_read_at_once_and_no_more_than_was_asked_for(tmp_path, mo
 def test_a_text_that_was_cut_off_is_told(tmp_path):
     _, reader = write(tmp_path, [[ListedFile("/in/a", 1, 1, None)], [ListedFile("/in/b", 1, 1, None)]])
     (tmp_path / MINI_BATCHES).write_bytes((tmp_path / MINI_BATCHES).read_bytes()[:-5])
-    assert reader.read(0) == [["/in/a", 1, 1]]
+    assert reader.read(0) == [0, ["/in/a", 1, 1]]
     with pytest.raises(ValueError):
         reader.read(1)
     reader.close()

@@ -77,6 +77,7 @@ class Desk:
             "error_log": str(self.folder / "errors" / "process000.txt"),
             "segment": "segments/0-1-0-0",
             "item_files": [str(self.folder / name) for name in (MINI_BATCHES, MINI_BATCHES_INDEX)],
+            "sources": [{"type": "file"}],
         }
         self.send("start", {**settings, **changes})
         assert self.hear() == ["hello", protocol.VERSION]
