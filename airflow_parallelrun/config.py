@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_TABLE_MINI_BATCH_SIZE = "1MB"
-DEFAULT_APPEND_ROW_FILE_NAME = "parallel_run_step.txt"
+DEFAULT_APPEND_ROW_STEM = "parallel_run_step"
+TEXT, CSV, JSONL, PARQUET = "text", "csv", "jsonl", "parquet"
 INPUT_ORDER, ANY_ORDER = "input", "any"
 AUTO, FORK, EXEC = "auto", "fork", "exec"
 
@@ -124,7 +125,8 @@ class ParallelRunConfig:
     :param logging_level: of what reaches the task log: WARNING, INFO or DEBUG
     :param run_invocation_timeout: seconds that one ``run()`` may take; None = 60
     :param run_max_try: tries per mini-batch, the first included; None = 3
-    :param append_row_file_name: the output file's name, without a folder; None = ``parallel_run_step.txt``
+    :param append_row_file_name: the output file's name, without a folder; None = ``parallel_run_step.txt``,
+        or with the ending of *append_row_format*
     :param allowed_failed_count: failed mini-batches to tolerate; -1 tolerates all; None = no such limit
     :param allowed_failed_percent: failed mini-batches to tolerate, 0 to 100 percent; None = no such limit
     :param partition_keys: one mini-batch for each combination of values that these keys of the inputs'
@@ -148,11 +150,13 @@ class ParallelRunConfig:
     :param shutdown_timeout: seconds that ``shutdown()`` may take
     :param start_method: how worker processes are started: ``exec``; ``fork``, from a process that has
         imported the script's libraries; ``auto``, which forks where these are known to bear it
+    :param append_row_format: ``text`` (the original's bytes), ``csv``, ``jsonl`` or ``parquet``
     :param append_row_order: ``input`` (the order of the sorted input) or ``any``, whatever is fastest
     :param strict_returns: more elements than items are an error of the mini-batch
     :param retry_short_returns: a mini-batch that came back with fewer elements is tried again, too
     :param bisect_failures: a mini-batch whose last try failed is halved until what fails is alone
-    :param provenance_columns: columns behind every row: ``mini_batch``, ``source``, ``row``, ``try``
+    :param provenance_columns: columns behind every row: ``mini_batch``, ``source``, ``row``, ``try``,
+        ``model_version``
 
     :raises InvalidValueError: for a value outside its range
     :raises NotSupportedError: for what the original has and this version does not
@@ -168,7 +172,8 @@ class ParallelRunConfig:
     - ``error_threshold``, ``allowed_failed_count`` and ``allowed_failed_percent`` may be pipeline parameters.
     - ``entry_script`` must lie inside the source directory, if one is given, and the output file's name must
       not be one that the run itself writes: both are refused here rather than when the job is over.
-    - ``append_row_file_name`` has no effect with ``summary_only``, as in the original.
+    - ``append_row_file_name`` has no effect with ``summary_only``, as in the original; nor has
+      ``append_row_format``.
     - ``environment_variables`` must be text; names that start with ``PARALLELRUN_`` are ours.
     - ``init_timeout`` is ours: the original gives up after the same time, without a parameter for it.
     """
@@ -200,6 +205,7 @@ class ParallelRunConfig:
     profiling_module: str | None = None
     shutdown_timeout: int = 30
     start_method: str = AUTO
+    append_row_format: str = TEXT
     append_row_order: str = INPUT_ORDER
     strict_returns: bool = False
     retry_short_returns: bool = False
@@ -219,9 +225,19 @@ class ParallelRunConfig:
                 "their values have in common. Leave one of them out."
             )
         if self.output_action == "append_row":
-            given = self.append_row_file_name
-            name = DEFAULT_APPEND_ROW_FILE_NAME if given is None else rules.file_name(given)
-            object.__setattr__(self, "append_row_file_name", name)
+            self._check_append_row()
+
+    def _check_append_row(self) -> None:
+        if self.append_row_format != TEXT and self.append_row_dataframe_header:
+            raise ConfigurationError(
+                f"append_row_dataframe_header is for append_row_format {TEXT!r}, and it is "
+                f"{self.append_row_format!r}, where every column has its name anyway. Leave one of them out."
+            )
+        name = self.append_row_file_name
+        if name is None:
+            ending = "txt" if self.append_row_format == TEXT else self.append_row_format
+            name = f"{DEFAULT_APPEND_ROW_STEM}.{ending}"
+        object.__setattr__(self, "append_row_file_name", rules.file_name(name))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name, ready for JSON; pipeline parameters are left in place."""
@@ -357,6 +373,7 @@ _RULES: dict[str, _Rule] = {
     "profiling_module": _Rule(rules.one_of(str, "cProfile", "profile"), None),
     "shutdown_timeout": _Rule(rules.seconds, 30),
     "start_method": _Rule(rules.one_of(str.lower, AUTO, FORK, EXEC), AUTO),
+    "append_row_format": _Rule(rules.one_of(str.lower, TEXT, CSV, JSONL, PARQUET), TEXT),
     "append_row_order": _Rule(rules.one_of(str.lower, INPUT_ORDER, ANY_ORDER), INPUT_ORDER),
     "strict_returns": _Rule(rules.flag, False),
     "retry_short_returns": _Rule(rules.flag, False),

@@ -119,13 +119,18 @@ class ModelRegistry:
         :param version: None = the latest
         :raises ModelNotFoundError: when there is no such model or version
         """
+        return self.find(name, version)[0]
+
+    def find(self, name: str, version: int | None = None) -> tuple[str, int]:
+        """Where a model is, and which version that is; see :meth:`path`."""
         self._folder(name)
         if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
             raise InvalidValueError("version", version, "a whole number, or None for the latest")
         versions = self._versions(name)
         if not versions or version not in (None, *versions):
             raise ModelNotFoundError(name, version, self.root, self._names())
-        return self._data(name, versions[-1] if version is None else version)
+        found = versions[-1] if version is None else version
+        return self._data(name, found), found
 
     def _folder(self, name: str) -> Path:
         if not isinstance(name, str) or not _NAME.fullmatch(name):

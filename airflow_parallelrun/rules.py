@@ -21,7 +21,7 @@ OWN_FOLDER = ".parallelrun"
 RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER)
 
 # In the order in which they stand behind a row.
-PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try")
+PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try", "model_version")
 
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB]|rows)?")
 _FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')

@@ -153,6 +153,7 @@ def test_values_are_normalised() -> None:
             ["", " ", ".", "..", "job_result.json", "logs", "ä" * 200],
             "a file name of at most 255 bytes, and none of failed_items.jsonl",
         ),
+        ("append_row_format", ["", "xlsx", "txt", 5], "text, csv, jsonl or parquet"),
         ("allowed_failed_count", [-2, 1.0, True, "1"], "a whole number, -1 (tolerate all) or more"),
         (
             "allowed_failed_percent",
@@ -235,6 +236,30 @@ def test_sizes_of_mini_batches_of_tables(given: Any, count: int, unit: str) -> N
     assert (size.count, size.unit) == (count, unit)
 
 
+@pytest.mark.parametrize(
+    ("row_format", "name"), [("text", "txt"), ("csv", "csv"), ("JSONL", "jsonl"), ("Parquet", "parquet")]
+)
+def test_the_default_file_name_is_the_formats(row_format: str, name: str) -> None:
+    made = config(append_row_format=row_format)
+    assert (made.append_row_format, made.append_row_file_name) == (
+        row_format.lower(),
+        f"parallel_run_step.{name}",
+    )
+    assert config(append_row_format=row_format, append_row_file_name="a.txt").append_row_file_name == "a.txt"
+    assert config(append_row_format=row_format, output_action="summary_only").append_row_file_name is None
+
+
+def test_a_header_of_text_is_none_of_another_format() -> None:
+    assert config(append_row_format="text", append_row_dataframe_header=True).append_row_dataframe_header
+    for row_format in ("csv", "jsonl", "parquet"):
+        given = {"append_row_format": row_format, "append_row_dataframe_header": True}
+        with pytest.raises(
+            ConfigurationError, match=f"is for append_row_format 'text', and it is '{row_format}'"
+        ):
+            config(**given)
+        config(**given, output_action="summary_only")
+
+
 @pytest.mark.parametrize("text", ["10", "10KB", "10kb", "1Mb", "2gB", "007"])
 def test_sizes(text: str) -> None:
     assert config(mini_batch_size=text).mini_batch_size == text
@@ -302,6 +327,7 @@ configs = st.fixed_dictionaries(
         "run_invocation_timeout": st.integers(1),
         "run_max_try": st.integers(1),
         "append_row_file_name": st.none() | st.sampled_from(["out.txt", "Größe 1.csv"]),
+        "append_row_format": st.sampled_from(["text", "csv", "JSONL", "parquet"]),
         "allowed_failed_count": st.none() | st.integers(-1),
         "allowed_failed_percent": st.none() | st.floats(0, 100) | st.integers(0, 100),
         "environment_variables": st.dictionaries(st.from_regex("[A-Z]{1,5}", fullmatch=True), st.just("ä=1")),

@@ -131,6 +131,7 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: st
         strict_returns=config.strict_returns,
         provenance_columns=config.provenance_columns,
         dataframe_header=config.append_row_dataframe_header,
+        append_row_format=config.append_row_format,
     )
 
 
@@ -185,8 +186,7 @@ def _show(script: EntryScript, value: Any, origin: Origin, items: int) -> None:
     failed = max(items - count, 0)
     verdict = f": {failed} would count as failed" if failed else ""
     print(f"run() returned a {type(value).__name__} of {count} elements for {items} items{verdict}")
-    written = script.formatter.rows(value, origin)
-    rows = (script.formatter.header + written).decode("utf-8", "replace").splitlines()
+    rows = script.formatter.shown(script.formatter.rows(value, origin)).splitlines()
     if rows:
         print("rows, as they would be written:")
     for row in rows[:_ROWS_SHOWN]:

@@ -91,7 +91,10 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     "logging_level": FieldOption("of the script's logs, and shows them: WARNING, INFO or DEBUG", "LEVEL"),
     "run_invocation_timeout": FieldOption("seconds that one run() may take", "SECONDS", whole_number),
     "run_max_try": FieldOption("tries per mini-batch", parse=whole_number),
-    "append_row_file_name": FieldOption("name of the output file (default: parallel_run_step.txt)", "NAME"),
+    "append_row_file_name": FieldOption(
+        "name of the output file (default: parallel_run_step.txt, or as the format: .csv, .jsonl, .parquet)",
+        "NAME",
+    ),
     "allowed_failed_count": FieldOption(
         "failed mini-batches to tolerate; -1 tolerates all (default: no such limit)", parse=whole_number
     ),
@@ -131,6 +134,7 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     "profiling_module": FieldOption("profile every process: cProfile or profile", "MODULE"),
     "shutdown_timeout": FieldOption("seconds that shutdown() may take", "SECONDS", whole_number),
     "start_method": FieldOption("of worker processes: auto, fork or exec", "METHOD"),
+    "append_row_format": FieldOption("of the rows: text, csv, jsonl or parquet", "FORMAT"),
     "append_row_order": FieldOption("of the rows: input, or any, whatever is fastest", "ORDER"),
     "strict_returns": FieldOption("more elements than items are an error of the mini-batch", flag=True),
     "retry_short_returns": FieldOption(
@@ -140,7 +144,9 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
         "halve a mini-batch whose last try failed, until what fails is alone", flag=True
     ),
     "provenance_columns": FieldOption(
-        "a column behind every row: mini_batch, source, row or try; may be repeated", "NAME", repeated=True
+        "a column behind every row: mini_batch, source, row, try or model_version; may be repeated",
+        "NAME",
+        repeated=True,
     ),
 }
 

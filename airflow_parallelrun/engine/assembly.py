@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.config import INPUT_ORDER
-from airflow_parallelrun.engine import names, ownership
+from airflow_parallelrun.config import CSV, INPUT_ORDER, PARQUET
+from airflow_parallelrun.engine import names, ownership, parquet
 from airflow_parallelrun.engine.ledger import Segments, Span
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from airflow_parallelrun.engine.ledger import Ledger
     from airflow_parallelrun.engine.plan import Plan
@@ -35,19 +35,24 @@ def assemble(plan: Plan, ledger: Ledger, name: str, check: Callable[[], None] = 
     assert plan.output is not None
     with ownership.publishing(plan.output, name) as file:
         in_order = plan.config.append_row_order == INPUT_ORDER
-        _write_all(file.fileno(), memoryview(_header(plan)))
-        _write(file.fileno(), plan, ledger.spans(in_order))
+        spans = ledger.spans(in_order)
+        if plan.config.append_row_format == PARQUET:
+            parquet.write(file, plan.store, _pieces(plan, spans))
+        else:
+            _write_all(file.fileno(), memoryview(_header(plan)))
+            _write(file.fileno(), plan, spans)
         check()
     return os.path.join(plan.output, name)
 
 
 def _header(plan: Plan) -> bytes:
-    """Return what stands above the rows: the names of the DataFrames' columns, if that is asked for."""
-    if not plan.config.append_row_dataframe_header:
+    """Return what stands above the rows: the names of the columns, if that is asked for."""
+    config = plan.config
+    if not config.append_row_dataframe_header and config.append_row_format != CSV:
         return b""
     try:
         return plan.store.read(names.HEADER)
-    except FileNotFoundError:  # no DataFrame was returned
+    except FileNotFoundError:  # no row has names
         return b""
 
 
@@ -69,9 +74,23 @@ def _write(fd: int, plan: Plan, spans: Iterable[Span]) -> None:
                 if len(gathered) >= _GATHER_BYTES:
                     _write_all(fd, gathered)
                     gathered = bytearray()
-            if length != span.length:
-                raise StorageError(plan.store.path(span.segment), "has lost rows since they were checked")
+            _check_length(plan, span, length)
     _write_all(fd, gathered)
+
+
+def _pieces(plan: Plan, spans: Iterable[Span]) -> Iterator[bytes]:
+    with Segments(plan.store) as segments:
+        for span in spans:
+            length = 0
+            for piece in segments.read(span):
+                length += len(piece)
+                yield piece
+            _check_length(plan, span, length)
+
+
+def _check_length(plan: Plan, span: Span, length: int) -> None:
+    if length != span.length:
+        raise StorageError(plan.store.path(span.segment), "has lost rows since they were checked")
 
 
 def _copy(source: int | None, span: Span, fd: int) -> int:

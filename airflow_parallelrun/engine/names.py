@@ -78,6 +78,11 @@ def code(sha256: str) -> str:
     return f"code-{sha256[:16]}.zip"
 
 
+def header(version: int) -> str:
+    """Return the name of a version of what holds for all rows; there is more than one of a schema only."""
+    return f"{HEADER}-{version}" if version else HEADER
+
+
 def claims(round_: int) -> str:
     """Return the folder of a round's claims."""
     return f"claims/{round_}"

@@ -196,6 +196,7 @@ class Process:
             "dataframe_header": plan.config.append_row_dataframe_header,
             "profiling_module": plan.config.profiling_module,
             "profile": self.files.profile,
+            "append_row_format": plan.config.append_row_format,
         }
 
     def feed(self, portions: Iterable[Portion]) -> None:

@@ -20,13 +20,15 @@ def answer(
 
     :param models_root: the model registry's folder
     :param store: the run directory; None where there is none
-    :param subject: what is asked for: ``model_path``, or the ``header`` that holds for the run's DataFrames
-    :param arguments: of the subject: ``name`` and ``version`` of a model; the ``header`` of the asker's own
+    :param subject: what is asked for: ``model_path``, with the version; or the ``header`` that holds for the
+        run's rows, with Parquet a version of their schema
+    :param arguments: of the subject: ``name`` and ``version`` of a model; the ``header`` of the asker's own,
+        and which ``version`` it is to be
     :return: whether there is an answer; and the answer, or why there is none
     :raises StorageError: when the run directory cannot be read or written
     """
     if subject == "header":
-        return True, _header(store, arguments["header"])
+        return True, _header(store, names.header(arguments["version"]), arguments["header"])
     try:
         if subject != "model_path":
             raise UnknownNameError("question", subject, ["header", "model_path"])
@@ -34,12 +36,12 @@ def answer(
             raise ConfigurationError(
                 "no model registry is configured: set PARALLELRUN_MODELS_ROOT or [parallelrun] models_root."
             )
-        return True, ModelRegistry(models_root).path(arguments["name"], arguments["version"])
+        return True, ModelRegistry(models_root).find(arguments["name"], arguments["version"])
     except ParallelRunError as error:
         return False, str(error)
 
 
-def _header(store: Store | None, proposed: str) -> str:
+def _header(store: Store | None, name: str, proposed: str) -> str:
     """Return the header that holds for the run: the first one of all nodes and rounds.
 
     It is durable before any row that stands below it is written.
@@ -47,6 +49,6 @@ def _header(store: Store | None, proposed: str) -> str:
     if store is None:
         return proposed
     data = proposed.encode("utf-8", "surrogateescape")
-    if not store.exists(names.HEADER) and store.create_exclusive(names.HEADER, data):
+    if not store.exists(name) and store.create_exclusive(name, data):
         return proposed
-    return store.read(names.HEADER).decode("utf-8", "surrogateescape")
+    return store.read(name).decode("utf-8", "surrogateescape")

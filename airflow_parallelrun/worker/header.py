@@ -37,13 +37,18 @@ class FrameHeader:
         self.text = self.text or self._agree(text)
         if text != self.text:
             raise ReturnValueError(
-                f"run() returned a DataFrame with the header {_clipped(text)}; the first one of this run had "
-                f"{_clipped(self.text)}. append_row_dataframe_header calls for the same columns in the same "
+                f"run() returned a DataFrame with the header {clipped(text)}; the first one of this run had "
+                f"{clipped(self.text)}. append_row_dataframe_header calls for the same columns in the same "
                 "order in all of them."
             )
         self._checked = frame.columns, names
 
 
-def _clipped(text: str) -> str:
-    text = text.rstrip("\r\n")
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+def clipped(text: str) -> str:
+    """Return a line in quotes, as a message shows it."""
+    return repr(shortened(text.rstrip("\r\n")))
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text: a message stays readable whatever the size of the data."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What run() returned, as the bytes of the append_row file; and the segment that they go to.
 
-The bytes are the original's: an element of a list or tuple is its ``str()`` and a newline, nothing
+As text the bytes are the original's: an element of a list or tuple is its ``str()`` and a newline, nothing
 escaped; a DataFrame is ``to_csv`` with a space as separator, no header and no index. A file
 ``parallel_run_step.settings.json`` beside the entry script changes the arguments of ``to_csv``
-(object ``append_row``, in it object ``pandas.DataFrame.to_csv``).
+(object ``append_row``, in it object ``pandas.DataFrame.to_csv``). The formats whose columns have names are in
+``formats.py`` and ``arrow.py``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import csv
 import io
 import json
 import os
-import sys
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from .arrow import ParquetRows
+from .columns import KINDS, as_list_or_frame, can_be_counted, check_clash, is_of
 from .errors import ContractError, ReturnValueError
+from .formats import Agree, CsvRows, JsonRows, encoded
 from .header import FrameHeader
 
 SETTINGS_FILE = "parallel_run_step.settings.json"
+TEXT, CSV, JSONL, PARQUET = "text", "csv", "jsonl", "parquet"
 
 _TO_CSV: Dict[str, Any] = {"sep": " ", "header": False, "index": False}
 _WRITE_TRIES = 6
@@ -52,9 +56,11 @@ class RowFormatter:
 
     :param script_folder: the entry script's folder, where the settings file may lie
     :param append_row: False for summary_only: values are counted and not formatted
-    :param provenance: columns behind each row, of mini_batch, source, row and try
+    :param provenance: columns behind each row, of mini_batch, source, row, try and model_version
     :param strict: whether more elements than items are an error
-    :param agree: asks which header holds for the run's frames; None: frames have the header of the settings
+    :param agree: asks which header, or schema, holds for the run; None: text has the header of the settings
+    :param row_format: text, csv, jsonl or parquet
+    :raises ContractError: when the settings cannot be used, or this interpreter cannot write the format
     """
 
     def __init__(
@@ -63,63 +69,89 @@ class RowFormatter:
         append_row: bool,
         provenance: Sequence[str] = (),
         strict: bool = False,
-        agree: Optional[Callable[[str], str]] = None,
+        agree: Optional[Agree] = None,
+        row_format: str = TEXT,
     ) -> None:
-        self._append_row = append_row
+        settings = _read_settings(os.path.join(script_folder, SETTINGS_FILE))
+        self._is_text = append_row and row_format == TEXT
+        self._typed: CsvRows | JsonRows | ParquetRows | None = None
+        if append_row and not self._is_text:
+            self._typed = _typed(row_format, agree, settings)
         self._provenance = provenance
         self._strict = strict
-        self._to_csv = {**_TO_CSV, **_read_settings(os.path.join(script_folder, SETTINGS_FILE))}
+        #: The models that the script has asked for, each as ``name:version``.
+        self.models: List[str] = []
+        self._to_csv = {**_TO_CSV, **settings}
         for name in ("columns", "header"):
             if provenance and isinstance(self._to_csv.get(name), list):
                 self._to_csv[name] = [*self._to_csv[name], *provenance]
         self._header: Optional[FrameHeader] = None
-        if agree is not None:
+        if agree is not None and self._is_text:
             self._header = FrameHeader(self._to_csv, agree)
             self._to_csv["header"] = False
 
     @property
     def header(self) -> bytes:
-        """What stands above the rows of the run's frames, as far as it is known here."""
-        return _encoded(self._header.text if self._header is not None else "")
+        """What stands above the rows of the run, as far as it is known here."""
+        if self._typed is not None:
+            return self._typed.header
+        return encoded(self._header.text if self._header is not None else "")
 
     def count(self, value: Any, items: int) -> int:
-        """Return how many elements run() returned.
+        """Return how many elements run() returned, along the first axis.
 
         :param items: how many items it got
-        :raises ReturnValueError: for anything but a list, a tuple or a DataFrame; and for more elements than
-            items, if that is an error
+        :raises ReturnValueError: for what has no such length; and for more elements than items, if that is an
+            error
         """
-        if isinstance(value, (list, tuple)) or _is_data_frame(value):
+        if isinstance(value, (list, tuple)) or can_be_counted(value):
             count = len(value)
             if self._strict and count > items:
                 raise ReturnValueError(f"run() returned {count} elements for {items} items (strict_returns)")
             return count
         if value is None:
             raise ReturnValueError(
-                "run() returned None. Return a list, a tuple or a DataFrame with one element for each item "
-                "that succeeded; is a return statement missing?"
+                f"run() returned None. Return {KINDS}, with one element for each item that succeeded; is a "
+                "return statement missing?"
             )
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if is_of(value, "numpy", "ndarray"):
+            kind = "an array without a dimension"
         raise ReturnValueError(
-            f"run() returned {type(value).__module__}.{type(value).__qualname__}. "
-            "Return a list, a tuple or a DataFrame with one element for each item that succeeded."
+            f"run() returned {kind}. Return {KINDS}, with one element for each item that succeeded."
         )
 
     def rows(self, value: Any, origin: Origin) -> bytes:
         """Return the rows as they stand in the append_row file; nothing for summary_only.
 
-        :raises ReturnValueError: for a frame with a column that has the name of a provenance column, and for
-            one that has not the header of the run
+        :raises ReturnValueError: for a column that has the name of a provenance column, for what has not the
+            header or the schema of the run, and for what cannot be written in the format
         """
-        if not self._append_row:
-            return b""
+        if not self._is_text:
+            return self._typed_rows(value, origin)
         if not isinstance(value, (list, tuple)):
-            return _encoded(self._frame(value, origin))
+            if not is_of(value, "pandas", "DataFrame"):
+                value = as_list_or_frame(value)
+            if not isinstance(value, list):
+                return encoded(self._frame(value, origin))
         if not value:
             return b""
         elements = map(str, value)
         if self._provenance:
             elements = map("{}{}".format, elements, self._tails(origin, len(value)))
-        return _encoded("\n".join(elements) + "\n")
+        return encoded("\n".join(elements) + "\n")
+
+    def shown(self, rows: bytes) -> str:
+        """Return rows, with what stands above them, as people can read them."""
+        if self._typed is not None:
+            return self._typed.shown(rows)
+        return (self.header + rows).decode("utf-8", "replace")
+
+    def _typed_rows(self, value: Any, origin: Origin) -> bytes:
+        if self._typed is None or not len(value):
+            return b""
+        columns = self._columns(origin, len(value), None)
+        return self._typed.rows(value, dict(zip(self._provenance, columns)))
 
     def _frame(self, value: Any, origin: Origin) -> str:
         if not len(value) and (self._header is None or not len(value.columns)):
@@ -133,7 +165,7 @@ class RowFormatter:
         """Yield what stands behind each element, quoted as to_csv quotes."""
         line = io.StringIO()
         writer = csv.writer(line, delimiter=self._to_csv["sep"], lineterminator="")
-        for values in zip(*_columns(origin, count, self._provenance)):
+        for values in zip(*self._columns(origin, count)):
             writer.writerow(("", *values))
             yield line.getvalue()
             line.seek(0)
@@ -142,33 +174,39 @@ class RowFormatter:
     def _with_provenance(self, frame: Any, origin: Origin) -> Any:
         if not self._provenance:
             return frame
-        for name in self._provenance:
-            if name in frame.columns:
-                raise ReturnValueError(
-                    f"run() returned a DataFrame with a column {name!r}, which is a provenance column too. "
-                    "Rename it, or leave it out of provenance_columns."
-                )
-        columns = _columns(origin, len(frame), self._provenance)
+        check_clash(frame.columns, self._provenance)
+        columns = self._columns(origin, len(frame))
         return frame.assign(**dict(zip(self._provenance, columns)))
 
+    def _columns(self, origin: Origin, count: int, absent: Optional[str] = "") -> list[Sequence[Any]]:
+        """Return provenance columns for so many rows.
 
-def _encoded(text: str) -> bytes:
-    # surrogateescape: a file name that is not UTF-8 comes out as the bytes it has on disk.
-    return text.encode("utf-8", "surrogateescape")
+        Which item a row is from is known where run() returned one for each, in their order.
+
+        :param absent: stands where nothing is known
+        """
+        columns: Dict[str, Sequence[Any]] = {
+            "mini_batch": [origin.ordinal] * count,
+            "source": origin.paths if len(origin.paths) == count else [absent] * count,
+            "row": range(origin.first or 0, (origin.first or 0) + count),
+            "try": [origin.tries] * count,
+            "model_version": [",".join(self.models) or absent] * count,
+        }
+        return [columns[name] for name in self._provenance]
 
 
-def _columns(origin: Origin, count: int, names: Sequence[str]) -> list[Iterable[Any]]:
-    """Return provenance columns for so many rows.
-
-    Which item a row is from is known where run() returned one for each, in their order.
-    """
-    columns: Dict[str, Iterable[Any]] = {
-        "mini_batch": [origin.ordinal] * count,
-        "source": origin.paths if len(origin.paths) == count else [""] * count,
-        "row": range(origin.first or 0, (origin.first or 0) + count),
-        "try": [origin.tries] * count,
-    }
-    return [columns[name] for name in names]
+def _typed(
+    row_format: str, agree: Optional[Agree], settings: Dict[str, Any]
+) -> CsvRows | JsonRows | ParquetRows:
+    if settings:
+        raise ContractError(
+            f"{SETTINGS_FILE} sets {', '.join(settings)} of to_csv, which is for append_row_format {TEXT}; "
+            f"it is {row_format} here. Leave them out, or choose {TEXT}."
+        )
+    if row_format == JSONL:
+        return JsonRows()
+    assert agree is not None
+    return CsvRows(agree) if row_format == CSV else ParquetRows(agree)
 
 
 class Segment:
@@ -221,12 +259,6 @@ class Segment:
         while view:
             written = os.pwrite(self._fd, view, at)
             view, at = view[written:], at + written
-
-
-def _is_data_frame(value: Any) -> bool:
-    # A script that returns a frame has imported pandas; one that has not must not pay for the import.
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
 def _read_settings(path: str) -> dict[str, Any]:

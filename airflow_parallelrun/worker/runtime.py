@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optiona
 
 from . import shims
 from .errors import ContractError
-from .output import RowFormatter
+from .output import TEXT, RowFormatter
 from .profiling import Profiler
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     dataframe_header: bool = False
     profiling_module: Optional[str] = None
     profile: str = ""
+    append_row_format: str = "text"
 
 
 class MiniBatchContext(NamedTuple):
@@ -97,15 +98,22 @@ class EntryScript:
         sys.path[:0] = (
             [folder] if folder == settings.source_directory else [folder, settings.source_directory]
         )
-        agree = (lambda header: ask("header", {"header": header})) if settings.dataframe_header else None
+        self._ask = ask
+        agrees = settings.dataframe_header or settings.append_row_format != TEXT
         self.formatter = RowFormatter(
-            folder, settings.append_row, settings.provenance_columns, settings.strict_returns, agree
+            folder,
+            settings.append_row,
+            settings.provenance_columns,
+            settings.strict_returns,
+            self._agree if agrees else None,
+            settings.append_row_format,
         )
         self._profiler: Optional[Profiler] = None
         if settings.profiling_module is not None:
             self._profiler = Profiler(settings.profiling_module, settings.profile)
         shims.install(
-            ask, shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir)
+            self._find_model,
+            shims.EntryScriptSettings(settings.agent_name, settings.log_dir, settings.output_dir),
         )
 
     def load(self) -> None:
@@ -151,6 +159,18 @@ class EntryScript:
         finally:
             if self._profiler is not None:
                 self._profiler.write()
+
+    def _agree(self, header: str, version: int = 0) -> str:
+        """Return the header, or this version of the schema, that holds for the run."""
+        return str(self._ask("header", {"header": header, "version": version}))
+
+    def _find_model(self, subject: str, arguments: Dict[str, Any]) -> str:
+        """Ask where a model is, and keep in mind which it is."""
+        path, version = self._ask(subject, arguments)
+        model = f"{arguments['name']}:{version}"
+        if model not in self.formatter.models:
+            self.formatter.models.append(model)
+        return str(path)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._profiler is None:

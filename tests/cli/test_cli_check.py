@@ -49,6 +49,37 @@ def test_shows_the_first_rows_only(work: Any) -> None:
     assert "  5\n" not in ended.out
 
 
+@pytest.mark.parametrize(
+    ("row_format", "shown"),
+    [
+        ("csv", "  name,n\n  000.txt,1\n"),
+        ("jsonl", '  {"name":"000.txt","n":1}\n'),
+        ("parquet", "  name: string, n: int64\n  {'name': '000.txt', 'n': 1}\n"),
+    ],
+)
+def test_shows_rows_of_every_format(row_format: str, shown: str, work: Any) -> None:
+    text = """
+    import os
+    def run(mini_batch):
+        return [{"name": os.path.basename(path), "n": 1} for path in mini_batch]
+    """
+    ended = check(work, text, "--append-row-format", row_format)
+    assert ended.status == 0, ended.err
+    assert "returned a list of 3 elements for 3 items\nrows, as they would be written:\n" + shown in ended.out
+
+
+def test_shows_the_models_that_the_script_asked_for(work: Any) -> None:
+    (work.folder / "weights.bin").write_text("w")
+    work.command("models", "register", "m", "weights.bin", "--models-root", "registry")
+    text = """
+    from azureml.core import Model
+    def init(): Model.get_model_path("m")
+    def run(mini_batch): return [1, 2, 3]
+    """
+    ended = check(work, text, "--models-root", "registry", "--provenance-column", "model_version")
+    assert "  1 m:1\n  2 m:1\n" in ended.out
+
+
 def test_a_variable_of_the_shell_that_no_worker_gets_is_not_there(
     work: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def test_of_many_at_once_one_header_holds(tmp_path):
 
     def ask(number):
         barrier.wait()
-        return answer(None, store, "header", {"header": f"column{number}\n"})
+        return answer(None, store, "header", {"header": f"column{number}\n", "version": 0})
 
     with ThreadPoolExecutor(8) as pool:
         answers = set(pool.map(ask, range(8)))

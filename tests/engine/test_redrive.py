@@ -239,6 +239,7 @@ def test_every_field_is_either_how_it_runs_or_stays_the_plans():
         "allowed_failed_percent",
         "append_row_dataframe_header",
         "append_row_file_name",
+        "append_row_format",
         "append_row_order",
         "description",
         "error_threshold",

@@ -19,7 +19,7 @@ from airflow_parallelrun.worker.errors import ContractError, ReturnValueError
 from airflow_parallelrun.worker.output import SETTINGS_FILE, Origin, RowFormatter, Segment, SegmentError
 
 ORIGIN = Origin(7, ["/in/a b", "/in/c"], 3, 2)
-ALL_COLUMNS = ("mini_batch", "source", "row", "try")
+ALL_COLUMNS = ("mini_batch", "source", "row", "try")  # model_version has tests of its own
 
 
 @pytest.fixture
@@ -72,8 +72,7 @@ def test_summary_only_counts_and_writes_nothing(tmp_path):
         (3, "builtins.int"),
         ({"a": 1}, "builtins.dict"),
         ((x for x in "ab"), "generator"),
-        (np.zeros(3), "numpy.ndarray"),
-        (pd.Series([1]), "Series"),
+        (np.array(3), "an array without a dimension"),
     ],
 )
 def test_what_cannot_be_counted_is_refused_by_name(formatter, value, name):
@@ -162,7 +161,7 @@ def test_pandas_is_not_imported_for_those_who_do_not_use_it():
     code = (
         "import sys\nfrom airflow_parallelrun.worker.output import RowFormatter\n"
         "formatter = RowFormatter('.', True)\nformatter.rows(['a'], None); formatter.count(['a'], 1)\n"
-        "sys.exit('pandas' in sys.modules)"
+        "sys.exit(any(name in sys.modules for name in ('numpy', 'pandas', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -359,7 +359,7 @@ def test_questions_are_asked_and_answered_while_work_arrives(desk):
     """)
     assert desk.hear() == ["ask", "model_path", {"name": "net", "version": 2}]
     desk.feed(0)
-    desk.send("answer", True, "/models/net")
+    desk.send("answer", True, ["/models/net", 2])
     desk.ready()
     assert desk.results(1)[0].rows_out == 2
     assert os.pread(desk.segment_fd, 100, 0) == b"/models/net\n/models/net\n"
