@@ -148,6 +148,18 @@ class InputUnreadableError(DatasetError):
         super().__init__(f"the input {path!r} cannot be read: {cause}. Check the permissions of this user.")
 
 
+class QueryError(DatasetError):
+    """Raised when a query cannot be read.
+
+    :param connection: the database
+    :param cause: the database's own words
+    """
+
+    def __init__(self, connection: str, cause: str) -> None:
+        self.connection, self.cause = connection, cause
+        super().__init__(f"the query over the connection {connection!r} cannot be read: {cause}.")
+
+
 class PartitionError(DatasetError):
     """Raised when the path of a file does not fit the ``partition_format`` of its dataset."""
 

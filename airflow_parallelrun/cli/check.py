@@ -148,6 +148,7 @@ def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> An
 def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig) -> Loaded:
     """Load the first mini-batch of the first input; all are looked at, so that a wrong one shows now."""
     from airflow_parallelrun.datasets import FilePart
+    from airflow_parallelrun.datasets.connections import connected
     from airflow_parallelrun.engine import mini_batches
     from airflow_parallelrun.engine.listing_limit import ListingLimit
     from airflow_parallelrun.worker.loading import Loader
@@ -159,9 +160,9 @@ def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig) -> 
     firsts = [next(cut.mini_batches, None) for cut in cuts]
     first = firsts[0]
     if first is None:
-        raise EmptyInputError(list(inputs[0].paths), "row" if inputs[0].is_tabular else "file")
+        raise EmptyInputError(list(inputs[0].paths), inputs[0].item)
     items = [item.item if isinstance(item, FilePart) else [*item] for item in first]
-    return Loader([cut.source for cut in cuts], config.partition_keys or []).load([0, *items])
+    return Loader([connected(cut.source) for cut in cuts], config.partition_keys or []).load([0, *items])
 
 
 def _refuse_other_interpreter(python: str | None) -> None:

@@ -47,6 +47,8 @@ _READER_OPTIONS = {
     "infer_column_types": "infer_column_types",
     "support_multi_line": "support_multi_line",
     "empty_as_string": "empty_as_string",
+    "connection": "connection",
+    "key": "key",
 }
 
 
@@ -60,7 +62,8 @@ def add_input_options(parser: CommandParser) -> None:
         action="append",
         required=True,
         metavar="PATH",
-        help="file, folder, quoted glob or URL; may be repeated: inputs are split each on its own, in order",
+        help="file, folder, quoted glob, URL or query; may be repeated: inputs are split each on its own, in "
+        "order",
     )
     group.add_argument(
         "--input-type",
@@ -79,9 +82,15 @@ def add_input_options(parser: CommandParser) -> None:
     table = parser.add_argument_group("tables, with --input-type tabular")
     table.add_argument(
         "--table-format",
-        choices=("delimited", "json_lines", "parquet"),
-        help="of the files (default: by their names' ends)",
+        choices=("delimited", "json_lines", "parquet", "sql"),
+        help="of the files (default: by their names' ends); sql, as with --connection: the input is a query",
     )
+    table.add_argument(
+        "--connection",
+        metavar="NAME",
+        help="of a query: the URL of its database is in PARALLELRUN_CONNECTION_<NAME>",
+    )
+    table.add_argument("--key", metavar="COLUMN", help="of a query: mini-batches are ranges of it")
     table.add_argument(
         "--separator", metavar="CHARACTER", help="between fields; tab or \\t for a tab (default: ,)"
     )
@@ -162,7 +171,7 @@ def _table(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> Data
 
     options = dict(given)
     if "format" not in options:
-        options["format"] = _format_of(path)
+        options["format"] = "sql" if "connection" in options else _format_of(path)
     if "column_types" in options:
         options["column_types"] = dict(options["column_types"])
     if "separator" in options:

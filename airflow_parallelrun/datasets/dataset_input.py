@@ -69,6 +69,16 @@ class DatasetInput:
         return isinstance(self.known_dataset, _kinds()[1])
 
     @property
+    def item(self) -> str:
+        """What its items are, as people are told."""
+        return getattr(self.known_dataset, "item", "file")
+
+    @property
+    def connection(self) -> str | None:
+        """The database that a query asks; None for files, which alone have paths."""
+        return getattr(self.known_dataset, "connection", None)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The dataset's paths.
 
@@ -101,7 +111,7 @@ class DatasetInput:
         :raises NotSupportedError: for a URL that would have to be mounted or downloaded, and for a table at a
             URL or in another mode than ``direct``
         """
-        paths = self.known_dataset.paths if self.known_dataset else ()
+        paths = self.known_dataset.paths if self.known_dataset and not self.connection else ()
         if self.is_tabular and self.mode != "direct":
             instead = "Leave it out, or use as_direct(): processes read their own parts of a table's files."
             raise NotSupportedError(f"as_{self.mode}() of a table", instead)
@@ -118,8 +128,10 @@ class DatasetInput:
 
         :param base_directory: what relative paths are relative to
         """
-        paths = tuple(path if is_remote(path) else local_path(path, base_directory) for path in self.paths)
         dataset: Any = self.dataset
+        if self.connection:
+            return replace(self, dataset=dataset.resolve_database(base_directory))
+        paths = tuple(path if is_remote(path) else local_path(path, base_directory) for path in self.paths)
         return replace(self, dataset=replace(dataset, paths=paths))
 
     def to_dict(self) -> dict[str, Any]:

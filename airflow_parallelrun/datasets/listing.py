@@ -9,7 +9,7 @@ import heapq
 import os
 import re
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.exceptions import (
     EmptyInputError,
@@ -50,7 +50,7 @@ class FilePart(NamedTuple):
     """Neighbouring rows of a file.
 
     :param file: the file
-    :param first: where they begin: a byte of a text file, a row of a Parquet file
+    :param first: where they begin: a byte of a text file, a row of a Parquet file, a key of a query
     :param end: where they end
     :param weight: about how many bytes they are
     :param rows: how many they are; None where that is known only when they are loaded
@@ -58,8 +58,8 @@ class FilePart(NamedTuple):
     """
 
     file: ListedFile
-    first: int
-    end: int
+    first: Any
+    end: Any
     weight: int
     rows: int | None
     only: tuple[int, int] | None = None

@@ -21,7 +21,7 @@ from airflow_parallelrun.exceptions import (
 from airflow_parallelrun.worker.loading import Loader
 from airflow_parallelrun.worker.partitions import HIVE_NULL
 
-from .listing import list_files
+from .connections import connected
 from .table import Table
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def write_partitions(dataset: TabularDataset, keys: Sequence[str], target: str) 
     """
     if os.path.isdir(target) and os.listdir(target):
         raise OutputExistsError(target)
-    files = list(list_files(dataset.paths))
+    files = list(dataset.files())
     table = Table(dataset, files, _READ)
     for key in keys:
         if key not in table.source["shown"]:
@@ -108,7 +108,7 @@ def _frames(table: Table) -> Iterator[Any]:
 
     :raises InputUnreadableError: when one does not fit
     """
-    loader = Loader([table.source], [])
+    loader = Loader([connected(table.source)], [])
     for part in table.parts():
         loaded = loader.load([0, part.item])
         if loaded.wrong is not None:

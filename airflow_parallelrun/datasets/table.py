@@ -10,7 +10,8 @@ from airflow_parallelrun.exceptions import InvalidValueError, UnknownNameError
 from airflow_parallelrun.worker.table import PATH_COLUMN
 
 from .parquet_files import ParquetFiles
-from .tabular_dataset import JSON_LINES, PARQUET
+from .sql_query import SqlQuery
+from .tabular_dataset import JSON_LINES, PARQUET, SQL
 from .text_files import DelimitedFiles, JsonLinesFiles
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .listing import FilePart, ListedFile
     from .tabular_dataset import TabularDataset
 
-_FILES: dict[str, Any] = {JSON_LINES: JsonLinesFiles, PARQUET: ParquetFiles}
+_FILES: dict[str, Any] = {JSON_LINES: JsonLinesFiles, PARQUET: ParquetFiles, SQL: SqlQuery}
 
 
 class Table:
@@ -44,6 +45,7 @@ class Table:
             "format": dataset.format,
             "partition_format": dataset.partition_format,
             "include_path": dataset.include_path,
+            "condition": dataset.condition,
             **found,
             **_columns(dataset, found["columns"], self._files.unwanted_type),
         }

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as a dataset: delimited text, JSON lines, Parquet."""
+"""Tables as a dataset: delimited text, JSON lines, Parquet, queries."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import rules
-from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 
 from .dataset_input import DatasetInput
 from .file_dataset import FileDataset, Path, partition_keys_of, texts
+from .filtering import Column, Condition, check_document, document_of
+from .listing import ListedFile, list_files, local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-DELIMITED, JSON_LINES, PARQUET = "delimited", "json_lines", "parquet"
+DELIMITED, JSON_LINES, PARQUET, SQL = "delimited", "json_lines", "parquet", "sql"
 
 # How the original's successor calls them. True and False are the original's own.
 SAME_HEADERS, NO_HEADER = "all_files_same_headers", "no_header"
@@ -26,6 +29,15 @@ _HEADERS = (SAME_HEADERS, NO_HEADER, FIRST_HEADER, OTHER_HEADERS)
 
 # The original's names for what Python calls otherwise.
 _ENCODINGS = {"utf8bom": "utf-8-sig", "windows1252": "cp1252", "iso88591": "latin-1"}
+
+_FORMATS = (DELIMITED, JSON_LINES, PARQUET, SQL)
+_PASSWORD = re.compile(r"[^/]*://[^/@:]*:[^/]*@")
+# A file's path in a URL; a database in memory has none.
+_SQLITE = re.compile(r"sqlite:///([^:].*)")
+_QUERY_RULES = {
+    "connection": "the name of an Airflow connection, or of one that the environment has",
+    "key": "the name of a column: mini-batches are ranges of it",
+}
 
 _TYPES = ("string", "int64", "float64", "bool", "datetime")
 
@@ -64,10 +76,10 @@ class DataType:
 
 @dataclass(frozen=True)
 class TabularDataset:
-    """Tables in files; make it with one of the ``from_…`` methods, which say what everything means.
+    """Tables in files, or a query; make it with a ``from_…`` method, which says what everything means.
 
     A file is cut into mini-batches of rows; none has rows of two files. ``run()`` gets each as a DataFrame
-    with the same columns of the same types.
+    with the same columns of the same types. Of a query ``paths`` has the text.
     """
 
     paths: tuple[str, ...]
@@ -85,13 +97,22 @@ class TabularDataset:
     empty_as_string: bool = False
     first_row: int = 0
     row_count: int | None = None
+    connection: str | None = None
+    key: str | None = None
+    condition: list[Any] | None = None
 
     def __post_init__(self) -> None:
         """Check and normalise every field."""
         object.__setattr__(self, "paths", texts(self.paths))
         partition_keys_of(self.partition_format)
-        if self.format not in (DELIMITED, JSON_LINES, PARQUET):
-            raise InvalidValueError("format", self.format, f"one of {DELIMITED}, {JSON_LINES}, {PARQUET}")
+        if self.format not in _FORMATS:
+            raise InvalidValueError("format", self.format, f"one of {', '.join(_FORMATS)}")
+        self._check_query()
+        if self.condition is not None:
+            check_document(self.condition)
+            if self.format not in (PARQUET, SQL):
+                instead = "Leave rows out in run(): text must be parsed before it can be compared."
+                raise NotSupportedError(f"filter of a table of {self.format} text", instead)
         object.__setattr__(self, "header", _header(self.header))
         object.__setattr__(self, "encoding", _encoding(self.encoding))
         object.__setattr__(self, "column_types", _column_types(self.column_types))
@@ -108,6 +129,27 @@ class TabularDataset:
         if self.columns is not None:
             object.__setattr__(self, "columns", _names("columns", self.columns))
         object.__setattr__(self, "dropped_columns", _names("dropped_columns", self.dropped_columns))
+
+    def _check_query(self) -> None:
+        if not self.is_query:
+            for name in ("connection", "key"):
+                if getattr(self, name) is not None:
+                    raise InvalidValueError(name, getattr(self, name), "left out: the table is no query")
+            return
+        if len(self.paths) > 1:
+            raise InvalidValueError("query", list(self.paths), "one query")
+        object.__setattr__(self, "paths", (self.paths[0].strip().rstrip(";"),))
+        for name in ("connection", "key"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise InvalidValueError(name, value, _QUERY_RULES[name])
+        if _PASSWORD.match(str(self.connection)):
+            rule = f"a name: a URL would stand in the plan, with its password. {_QUERY_RULES['connection']}"
+            raise InvalidValueError("connection", "(a URL with a password)", rule)
+        if self.partition_format is not None or self.include_path:
+            raise ConfigurationError("a query has no paths: leave partition_format and include_path out.")
+        if self.is_limited:
+            raise ConfigurationError("skip and take of a query: say it in the query (LIMIT, OFFSET).")
 
     @classmethod
     def of(cls, paths: object, **options: Any) -> TabularDataset:
@@ -209,6 +251,60 @@ class TabularDataset:
             column_types=dict(set_column_types or {}),
         )
 
+    @classmethod
+    def from_sql_query(
+        cls,
+        query: str,
+        validate: bool = True,
+        set_column_types: Mapping[str, str] | None = None,
+        *,
+        connection: str,
+        key: str,
+    ) -> TabularDataset:
+        """Make a dataset of what a database answers.
+
+        A mini-batch is the rows whose *key* is in a range. Split reads the keys of all rows, in order, so
+        that each has as many rows as it should; rows of equal keys stay together.
+
+        :param query: one that can stand in brackets: ``SELECT … FROM …``, without ``ORDER BY``
+        :param validate: accepted as in the original; the query is always tried before a node starts
+        :param set_column_types: as of :meth:`from_delimited_files`
+        :param connection: name of an Airflow connection; or of what the environment has as
+            ``PARALLELRUN_CONNECTION_<NAME>``, a URL as SQLAlchemy has it; or such a URL without a password
+        :param key: a column of whole numbers, texts or dates, best one with an index, such as the primary key
+        :raises InvalidValueError: for what can never work
+        """
+        types = dict(set_column_types or {})
+        return cls(texts(query), SQL, column_types=types, connection=connection, key=key)
+
+    @property
+    def item(self) -> str:
+        """What its items are, as people are told."""
+        return "row that the filter keeps" if self.condition else "row"
+
+    @property
+    def is_query(self) -> bool:
+        """Whether the rows come from a database."""
+        return self.format == SQL
+
+    def files(self) -> Iterator[ListedFile]:
+        """List the files; a query has one, which stands for its database.
+
+        :raises DatasetError: when they cannot be listed
+        """
+        if not self.is_query:
+            return list_files(self.paths)
+        place = str(self.connection)
+        return iter([ListedFile(place if "://" in place else f"sql://{place}", 0, None, None)])
+
+    def resolve_database(self, base_directory: str) -> TabularDataset:
+        """The same query; the URL of a SQLite file has an absolute path.
+
+        :param base_directory: what a relative path is relative to
+        """
+        file = _SQLITE.fullmatch(str(self.connection))
+        return replace(self, connection=f"sqlite:///{local_path(file[1], base_directory)}") if file else self
+
     @property
     def partition_keys(self) -> tuple[str, ...]:
         """The keys in the paths; empty without a partition format."""
@@ -218,6 +314,31 @@ class TabularDataset:
     def is_limited(self) -> bool:
         """Whether some rows at the beginning or at the end are left out."""
         return self.first_row > 0 or self.row_count is not None
+
+    def __getitem__(self, name: str) -> Column:
+        """A column, to be compared in :meth:`filter`.
+
+        :raises InvalidValueError: for anything else than a name; else a dataset could be iterated, forever
+        """
+        if not isinstance(name, str):
+            raise InvalidValueError("the column", name, "a name")
+        return Column(name)
+
+    def filter(self, condition: Condition) -> TabularDataset:
+        """The same dataset with those rows only of which a condition is true: of Parquet files or a query.
+
+        Split counts them, and reads no more for it than the columns of the condition.
+
+        :param condition: such as ``(dataset["income"] > 100) & ~dataset["store"].isin([1, 2])``. The columns
+            need not be kept; those of partition keys are not known here
+        :raises NotSupportedError: for text
+        :raises ConfigurationError: behind ``skip`` or ``take``, which count rows that are kept
+        """
+        document = document_of(condition)
+        if self.is_limited:
+            raise ConfigurationError("filter after skip or take: filter first, they count what is left.")
+        both = document if self.condition is None else ["and", self.condition, document]
+        return replace(self, condition=both)
 
     def keep_columns(self, columns: str | Sequence[str]) -> TabularDataset:
         """The same dataset with these columns only, in this order; a Parquet file's others are not read."""

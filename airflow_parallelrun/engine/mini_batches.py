@@ -64,9 +64,10 @@ def cut(each: DatasetInput, config: ParallelRunConfig, limit: ListingLimit) -> C
     :raises DatasetError: when it is missing, empty or unreadable, or takes too long to list
     :raises ConfigurationError: when a table lacks a column, or its files are not of one table
     """
-    files = iter(limit.watch(each.paths, list_files(each.paths)))
     if each.is_tabular:
-        return _cut_table(each, config, files)
+        files = cast("TabularDataset", each.dataset).files()
+        return _cut_table(each, config, limit.watch(each.paths, files))
+    files = iter(limit.watch(each.paths, list_files(each.paths)))
     text = cast("FileDataset", each.dataset).partition_format
     source = {"type": "file", "partition_format": text}
     pattern = None
@@ -79,7 +80,7 @@ def cut(each: DatasetInput, config: ParallelRunConfig, limit: ListingLimit) -> C
     return Cut(source, _batched(files, config.files_per_mini_batch))
 
 
-def _cut_table(each: DatasetInput, config: ParallelRunConfig, listed: Iterator[ListedFile]) -> Cut:
+def _cut_table(each: DatasetInput, config: ParallelRunConfig, listed: Iterable[ListedFile]) -> Cut:
     # Here, not at the top: who has files only need not wait for it.
     from airflow_parallelrun.datasets.partitioning import found_keys, hive_format
     from airflow_parallelrun.datasets.table import Table

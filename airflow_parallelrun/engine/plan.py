@@ -164,7 +164,8 @@ class PlanItems:
         source, *items = self._line(ordinal)
         if self._plan.sources[source]["type"] == "file":
             return [item[0] for item in items[part]]
-        unit = "rows" if self._plan.sources[source]["format"] == "parquet" else "bytes"
+        document = self._plan.sources[source]
+        unit = {"parquet": "rows", "sql": document.get("key")}.get(document["format"], "bytes")
         return [f"{item[0]}, {unit} {item[FIRST]} to {item[END]}" for item in items]
 
     def count(self, ordinal: int) -> int:

@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_parallelrun.datasets.connections import connected
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.deaths import Exit
 from airflow_parallelrun.engine.portions import InFlight
@@ -189,7 +190,7 @@ class Process:
             "error_log": self.files.error,
             "segment": self.segment,
             "item_files": plan.item_files,
-            "sources": plan.sources,
+            "sources": [*map(connected, plan.sources)],
             "partition_keys": plan.config.partition_keys or [],
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,

@@ -167,7 +167,7 @@ def _local_folder(value: str | None, name: str, base_directory: str) -> str | No
 def _check_apart(output: str, inputs: Iterable[DatasetInput]) -> None:
     """Refuse an output folder within an input folder, whose next listing would have the results in it."""
     for each in inputs:
-        for path in each.paths:
+        for path in () if each.connection else each.paths:
             folder = os.path.realpath(path)
             if os.path.isdir(folder) and f"{os.path.realpath(output)}/".startswith(f"{folder}/"):
                 raise InvalidValueError("output", output, f"outside the input folder {path!r}")
@@ -199,7 +199,7 @@ def _cut(
         for mini_batch in found.mini_batches:
             add(number, mini_batch)
         if len(items.weights) == before:
-            raise EmptyInputError(list(each.paths), "row" if each.is_tabular else "file")
+            raise EmptyInputError(list(each.paths), each.item)
     return sources, items
 
 

@@ -103,7 +103,8 @@ def _inputs(inputs: Sequence[DatasetInput], plan: Plan | None) -> list[InputData
     from openlineage.client.event_v2 import InputDataset
     from openlineage.client.facet_v2 import input_statistics_input_dataset
 
-    names = dataset_names(path for each in inputs for path in each.paths)
+    # Which tables a query reads is its own secret.
+    names = dataset_names(path for each in inputs if not each.connection for path in each.paths)
     facets: dict[str, Any] = {}
     # The plan does not know how many files are whose, nor how many a table has.
     if plan is not None and len(names) == 1 and not any(each.is_tabular for each in inputs):

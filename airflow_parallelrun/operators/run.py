@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_parallelrun.exceptions import InterruptedRunError
+from airflow_parallelrun.hooks.connections import provided
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
 from airflow_parallelrun.operators.links import ErrorReportLink, JobResultLink
 from airflow_parallelrun.operators.outcome import MAX_TITLE_CHARS, engine_logging
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_parallelrun.engine.node import Node, NodeResult
+    from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.progress import Progress
 
 TITLE_TEMPLATE = "{{ task.title }}"
@@ -51,7 +53,9 @@ class NodeOperator(BaseOperator):
         index, run_dir = int(self.node["node"]), str(self.node["run_dir"])
         # Errors pass as they are: the retry policy, ours or the user's, decides by their class.
         try:
-            with engine_logging(_logging_level(run_dir)):
+            plan = _plan(run_dir)
+            connections = [source["connection"] for source in plan.sources if "connection" in source]
+            with engine_logging(plan.config.logging_level), provided(connections):
                 result = self._run(run_dir, index, context)
         except InterruptedRunError:
             self._outcome = "stopped"
@@ -133,13 +137,13 @@ class NodeOperator(BaseOperator):
         return result
 
 
-def _logging_level(run_dir: str) -> str:
+def _plan(run_dir: str) -> Plan:
     from airflow_parallelrun.engine.amendment import amended
     from airflow_parallelrun.engine.plan import read_plan
     from airflow_parallelrun.engine.rounds import sealed_rounds
 
     plan = read_plan(run_dir)
-    return amended(plan, sealed_rounds(plan.store)).config.logging_level
+    return amended(plan, sealed_rounds(plan.store))
 
 
 def _supervisor_is_gone() -> bool:

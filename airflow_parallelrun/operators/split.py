@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import DatasetInput
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.hooks.connections import provided
 from airflow_parallelrun.hooks.settings import read_settings
 from airflow_parallelrun.operators.checks import check_arguments
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
@@ -83,7 +84,8 @@ class SplitOperator(BaseOperator):
             earlier = asked_for(conf, ti.run_id)
             request = self._request(context)
             self.log.info("Effective configuration: %s", _shown(request.config))
-            with engine_logging(request.config.logging_level):
+            connections = [each.connection for each in request.inputs if each.connection]
+            with engine_logging(request.config.logging_level), provided(connections):
                 plan, nodes = self._redrive(earlier, request, ti) if earlier else self._split(request)
         pointers = {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": nodes, "reused_from": earlier}
         ti.xcom_push(key=PLAN_KEY, value=pointers)

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from .conditions import Condition, as_arrow, columns_of
 from .delimited import BadRow, Parsed, to_datetime
 from .errors import LoadError
 
 # Rows that are decoded at a time, unless a mini-batch has more: fewer take longer, more take memory.
 _BATCH_ROWS = 1 << 12
+# No name of a column has a NUL character.
+_PLACE = "\0"
 
 
 class ParquetRows:
@@ -22,11 +25,14 @@ class ParquetRows:
 
     :param path: the file
     :param columns: names and types of the columns to read; "" is the type that it has
+    :param condition: which rows are meant; None for all
     :param pandas: the module
     :raises LoadError: when it is no Parquet file, or lacks one of the columns
     """
 
-    def __init__(self, path: str, columns: Sequence[Tuple[str, str]], pandas: Any) -> None:
+    def __init__(
+        self, path: str, columns: Sequence[Tuple[str, str]], condition: Optional[Condition], pandas: Any
+    ) -> None:
         import pyarrow
         from pyarrow import parquet
 
@@ -39,7 +45,9 @@ class ParquetRows:
             self._file = parquet.ParquetFile(path)
         except self._errors as error:
             raise LoadError(f"{path} is not a Parquet file that can be read: {error}") from error
-        for name, _ in columns:
+        self._wanted = list(dict.fromkeys([*(name for name, _ in columns), *columns_of(condition)]))
+        self._condition = None if condition is None else as_arrow(condition)
+        for name in self._wanted:
             if name not in self._file.schema_arrow.names:
                 raise LoadError(f"{path} has no column {name!r}, which the dataset has")
         metadata = self._file.metadata
@@ -54,8 +62,8 @@ class ParquetRows:
         """Close the file."""
         self._file.close()
 
-    def read(self, first: int, end: int) -> Parsed:
-        """Return rows.
+    def read(self, first: int, end: int) -> Tuple[Parsed, Sequence[int]]:
+        """Return rows, and the place of each in the file.
 
         :param first: the first one, counted from the beginning of the file
         :param end: the one behind the last one
@@ -63,16 +71,25 @@ class ParquetRows:
         """
         pieces: List[Any] = []
         at = first
-        while at < end:
-            try:
-                pieces.append(self._next(at, end))
-            except (*self._errors, StopIteration) as error:
-                raise LoadError(f"{self._path}, rows {first} to {end}: {error}") from error
-            at += len(pieces[-1])
         try:
-            return self._parsed(self._pyarrow.Table.from_batches(pieces))
+            while at < end:
+                batch = self._next(at, end)
+                pieces.append(batch if self._condition is None else self._kept(batch, at))
+                at += len(batch)
+            if self._condition is None:
+                return self._parsed(self._pyarrow.Table.from_batches(pieces)), range(first, end)
+            kept = self._pyarrow.concat_tables(pieces)
+            return self._parsed(kept.drop_columns([_PLACE])), kept.column(_PLACE).to_pylist()
+        except StopIteration as error:
+            raise LoadError(f"{self._path}, rows {first} to {end}: there are fewer") from error
         except (*self._errors, KeyError) as error:
             raise LoadError(f"{self._path}, rows {first} to {end}: {error}") from error
+
+    def _kept(self, batch: Any, first: int) -> Any:
+        """Return the rows that are meant, with their places in the file."""
+        places = self._pyarrow.array(range(first, first + len(batch)), "int64")
+        table = self._pyarrow.Table.from_batches([batch]).append_column(_PLACE, places)
+        return table.filter(self._condition)
 
     def _next(self, first: int, end: int) -> Any:
         """Return rows from one on, as far as the batch has them that it is in."""
@@ -81,9 +98,10 @@ class ParquetRows:
             self._first = self._end = self._starts[group]
             self._group_end = self._starts[group + 1]
             self._batches = self._file.iter_batches(
-                batch_size=max(_BATCH_ROWS, end - first),
+                # Of rows that are far apart most are left out.
+                batch_size=max(_BATCH_ROWS, end - first) if self._condition is None else _BATCH_ROWS,
                 row_groups=[group],
-                columns=[name for name, _ in self._columns],
+                columns=self._wanted,
                 use_threads=False,
             )
         while first >= self._end:

@@ -20,8 +20,10 @@ from .records import (
     line_breaks,
     next_line,
 )
+from .sql import SqlParts
 
 if TYPE_CHECKING:
+    from .conditions import Condition
     from .partitions import PartitionFormat
 
 PATH_COLUMN = "Path"
@@ -71,6 +73,7 @@ class TableSource:
 
             if document["format"] == "parquet":
                 import pyarrow  # noqa: F401
+            self._file = file_parts(document, pandas)
         except ImportError as error:
             raise ContractError(
                 f"the input is a table, and this interpreter has no {error.name or error}: install it"
@@ -86,7 +89,6 @@ class TableSource:
         self._columns: List[str] = document["shown"]
         self._types: Dict[str, str] = dict(document["columns"])
         self._pandas: Any = pandas
-        self._file = file_parts(document, pandas)
 
     def load(self, items: List[Item], part: Optional[slice]) -> Loaded:
         """Load the rows of parts of files; those that do not fit are left out.
@@ -306,8 +308,11 @@ class ParquetParts:
 
     def __init__(self, document: Dict[str, Any], pandas: Any) -> None:
         self.columns: _Columns = [(name, kind) for name, kind in document["columns"]]
+        self._condition: Optional[Condition] = document.get("condition")
         self._pandas = pandas
         self._opened: Optional[Tuple[str, ParquetRows]] = None
+        # Of the rows that were read last.
+        self._numbers: Sequence[int] = ()
 
     def parse(self, item: Item) -> Parsed:
         """Return the rows of a part.
@@ -317,8 +322,14 @@ class ParquetParts:
         path = item[0]
         if self._opened is None or self._opened[0] != path:
             self.close()
-            self._opened = path, ParquetRows(path, self.columns, self._pandas)
-        return self._opened[1].read(item[FIRST], item[END])
+            self._opened = path, ParquetRows(path, self.columns, self._condition, self._pandas)
+        parsed, self._numbers = self._opened[1].read(item[FIRST], item[END])
+        if parsed.items < item[UNTIL]:
+            raise InputChangedError(
+                f"{path}: the filter keeps {parsed.items} of the rows {item[FIRST]} to {item[END]}, and kept "
+                f"{item[UNTIL]} when it was split"
+            )
+        return parsed
 
     def count(self, items: Sequence[Item], is_changed: bool = False) -> int:
         """Return how many rows parts have; split has looked into the files."""
@@ -332,13 +343,14 @@ class ParquetParts:
 
     def numbers(self, item: Item, places: List[int]) -> List[int]:
         """Return the row numbers in the file, from 0, of the rows at some places of a part."""
-        return [item[FIRST] + place for place in places]
+        return [self._numbers[place] for place in places]
 
 
 _PARTS: Dict[str, Any] = {
     "delimited": DelimitedParts,
     "json_lines": JsonLinesParts,
     "parquet": ParquetParts,
+    "sql": SqlParts,
 }
 
 
