@@ -214,13 +214,27 @@ class DelimitedFiles(TextFiles):
         """Yield the types that pandas finds in records; None where all values are missing."""
         names = column_names(fields)
         plain = [(name, "string") for name in names]
-        # A mark that is not closed would take the next records with it.
-        whole = [record for record in records if self._parser.problem(record, plain) is None]
+        separator, is_text = self._dataset.separator.encode(), self._is_text(b"".join(records))
+        # A mark that is not closed would take the next records with it. Most records have none, and to see
+        # that takes no parser.
+        whole = [
+            record
+            for record in records
+            if (is_text and b'"' not in record and record.count(separator) < len(names))
+            or self._parser.problem(record, plain) is None
+        ]
         if not whole or not names:
             return
         frame = self._read(b"".join(whole), names)
         for name in names:
             yield name, _type_of(frame[name])
+
+    def _is_text(self, block: bytes) -> bool:
+        try:
+            block.decode(self._encoding)
+        except UnicodeDecodeError:
+            return False
+        return True
 
     def _read(self, block: bytes, names: list[str]) -> Any:
         import pandas

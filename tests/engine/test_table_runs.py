@@ -106,6 +106,19 @@ def test_rows_that_do_not_fit_are_failed_items_and_the_others_go_on(job):
     assert "line 7, column 'n': 'five' is not int64" in logs
 
 
+def test_a_row_that_is_too_long_beside_one_that_is_too_short(job):
+    # Together they have as many separators as two that are right; and what is too much looks like nothing.
+    inputs = table(job, "n,t\n1,a\n2,b,NA\n3\n4,d\n")
+    result = run(job, inputs, error_threshold=1)
+    assert (result.counts.items, result.counts.items_failed) == (4, 1)
+    assert job.rows() == ["1 a", "3 ", "4 d"]
+    (failed,) = job.failed_items()
+    assert (failed["item"].rpartition(", ")[2], failed["error"]["message"]) == (
+        "line 3",
+        "3 fields for 2 columns",
+    )
+
+
 def test_a_mini_batch_of_bad_rows_alone(job):
     (job.folder / "t.csv").write_text("n\n" + "x\n" * 10)
     dataset = TabularDataset.from_delimited_files("t.csv", set_column_types={"n": "int64"})
