@@ -15,7 +15,7 @@ from benchmarks.peers import LOOP, OURS, Ours, Program, command_peers
 from benchmarks.session import Session, say
 from benchmarks.table import Report
 from benchmarks.verify import WrongOutputError
-from benchmarks.workloads import CHECK, FULL, IMAGES_IN_MINI_BATCH, MAKERS, Making
+from benchmarks.workloads import CHECK, FULL, IMAGES_IN_MINI_BATCH, MAKERS, QUICK, Making
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # A command that takes longer hangs.
 _LIMIT_S = 3600
-_MEMORY_OF = "files", "noop", "million"
+_MEMORY_OF = {QUICK: ("files", "noop"), FULL: ("files", "noop", "million", "csv", "parquet")}
 # Enough for another worker to come while the first is still at work.
-_KILLED_IMAGES = 40_000
+_KILLED_IMAGES = 20_000
 _TRACED_MINI_BATCHES = 300
 _INTERVAL = "of the median ratio to the loop, by order statistics, with its confidence"
 
@@ -97,7 +97,7 @@ class _Whole:
             with self._noting("a killed worker"):
                 task = self._making.script("cnn", self._inputs.images(_KILLED_IMAGES), IMAGES_IN_MINI_BATCH)
                 self.report.figures += figures.of_replacement(experiments.replacement(self._bench, task))
-        for name in _MEMORY_OF:
+        for name in _MEMORY_OF[self._choice.mode]:
             if name in of_ours:
                 with self._noting(f"memory, {name}"):
                     self._measure_memory(of_ours[name])

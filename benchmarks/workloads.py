@@ -89,17 +89,17 @@ def makespan(seconds: Iterable[float], processes: int) -> float:
 
 
 def _files(making: Making) -> Workload:
-    count = making.pick(200, 20_000, None) or making.images("mlp")
+    count = making.pick(200, 10_000, None) or making.images("mlp")
     return _model(making, "files", "mlp", count, (OURS, POOL, JOBLIB, RAY, AIRFLOW))
 
 
 def _tensorflow(making: Making) -> Workload:
-    count = making.pick(200, 10_000, None) or making.images("cnn")
+    count = making.pick(200, 3_000, None) or making.images("cnn")
     return _model(making, "tensorflow", "cnn", count, (OURS, POOL, JOBLIB, RAY))
 
 
 def _expand(making: Making) -> Workload:
-    count = making.pick(0, 50, 200) * IMAGES_IN_MINI_BATCH
+    count = making.pick(0, 20, 200) * IMAGES_IN_MINI_BATCH
     return _model(making, "expand", "mlp", count, (AIRFLOW, EXPAND))
 
 
@@ -128,13 +128,13 @@ def _noops(making: Making, name: str, count: int, peers: tuple[str, ...]) -> Wor
 
 
 def _skew_spread(making: Making) -> Workload:
-    count = making.pick(40, 200, 2_000)
+    count = making.pick(40, 100, 2_000)
     slow = random.Random(1).sample(range(count), int(count * _SLOW_SHARE))
     return _skew(making, "skew-spread", "5 % take 20 times longer", count, slow)
 
 
 def _skew_last(making: Making) -> Workload:
-    count = making.pick(40, 200, 2_000)
+    count = making.pick(40, 100, 2_000)
     slow = range(count - int(count * _SLOW_SHARE), count)
     return _skew(making, "skew-last", "5 % take 20 times longer, all at the end", count, slow)
 
@@ -161,7 +161,7 @@ def _sleeps(making: Making, name: str, title: str, seconds: tuple[float, ...]) -
 
 
 def _rows(making: Making) -> Workload:
-    count = making.pick(50, 10_000, 10_000)
+    count = making.pick(50, 5_000, 10_000)
     return _wide(making, "rows", count, _ROW_BYTES, (OURS, POOL, JOBLIB, RAY))
 
 

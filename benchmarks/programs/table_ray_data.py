@@ -38,6 +38,8 @@ def main() -> None:
             batch_size=rows_in_mini_batch(work, path),
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=work.processes),
+            # Else they take all CPUs, and none is left for the tasks that read: then it hangs.
+            num_cpus=0.5,
         )
         with open(work.rows, "w") as file:
             for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
