@@ -13,6 +13,7 @@ from .errors import LoadError
 
 # Rows that are decoded at a time, unless a mini-batch has more: fewer take longer, more take memory.
 _BATCH_ROWS = 1 << 12
+_BUFFER_BYTES = 1 << 18
 # No name of a column has a NUL character.
 _PLACE = "\0"
 
@@ -42,7 +43,8 @@ class ParquetRows:
         self._pyarrow = pyarrow
         self._errors = pyarrow.ArrowException, OSError, ValueError
         try:
-            self._file = parquet.ParquetFile(path)
+            # Else all of a row group is read at once, and stays until the last of it is decoded.
+            self._file = parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except self._errors as error:
             raise LoadError(f"{path} is not a Parquet file that can be read: {error}") from error
         self._wanted = list(dict.fromkeys([*(name for name, _ in columns), *columns_of(condition)]))
