@@ -75,7 +75,7 @@ class ItemReader:
         last = 1
         while last + 1 < len(starts) and starts[last + 1] - starts[0] <= _BLOCK_BYTES:
             last += 1
-        text = _pread(self._lines, starts[last] - starts[0], starts[0])
+        text = pread(self._lines, starts[last] - starts[0], starts[0])
         # As one document: to parse it costs an eighth of what its lines cost one by one. A newline is
         # nowhere else than at the end of a line: in a text it is escaped.
         found: List[List[Any]] = json.loads("[" + text.decode()[:-1].replace("\n", ",") + "]")
@@ -84,8 +84,8 @@ class ItemReader:
         return found
 
 
-def _pread(fd: int, length: int, at: int) -> bytes:
-    """Read a range; a single call returns no more than 2 GiB."""
+def pread(fd: int, length: int, at: int) -> bytes:
+    """Read a range, and less at the end of a file only; a single call returns no more than 2 GiB."""
     pieces = []
     while length and (piece := os.pread(fd, length, at)):
         pieces.append(piece)

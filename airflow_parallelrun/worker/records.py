@@ -18,6 +18,7 @@ import zlib
 from typing import IO, Any, Iterator, List, Optional, Tuple
 
 from .errors import LoadError
+from .items import pread
 
 _BLOCK_BYTES = 1 << 20
 # A longer record is taken for one whose quotation mark is not closed.
@@ -84,7 +85,7 @@ class TextFile:
         :raises OSError: when it cannot be read
         """
         if not self._is_stream:
-            return _pread(self._fd, length, at)
+            return pread(self._fd, length, at)
         if self._stream is None or at < self._at:
             self._stream, self._rest, self._at = self._blocks(), b"", 0
         pieces: List[bytes] = []
@@ -121,15 +122,6 @@ class TextFile:
                     yield text.encode()
             if text := decoder.decode(b"", final=True):
                 yield text.encode()
-
-
-def _pread(fd: int, length: int, at: int) -> bytes:
-    pieces = []
-    while length and (piece := os.pread(fd, length, at)):
-        pieces.append(piece)
-        length -= len(piece)
-        at += len(piece)
-    return b"".join(pieces)
 
 
 def next_line(file: TextFile, at: int) -> int:

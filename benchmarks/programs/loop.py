@@ -11,12 +11,13 @@ import multiprocessing
 import os
 import shutil
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.programs.work import load, read_work, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.process import BaseProcess
 
     from benchmarks.programs.work import Work
 
@@ -60,20 +61,20 @@ def main() -> None:
         share = half(mini_batches, work, number) if taken is None else next_ones(mini_batches, taken)
         processes.append(context.Process(target=do, args=(work.script, share, part)))
         processes[-1].start()
+    finish(processes, work, parts)
+
+
+def finish(processes: Sequence[BaseProcess], work: Work, parts: Sequence[str]) -> None:
+    """Wait for processes, and put the files that they have written together."""
     for process in processes:
         process.join()
         if process.exitcode:
             sys.exit(f"a process ended with exit status {process.exitcode}")
     with open(work.rows, "wb") as rows:
         for part in parts:
-            append(rows, part)
-
-
-def append(rows: IO[bytes], part: str) -> None:
-    """Add the rows that a process has written, and remove its file."""
-    with open(part, "rb") as file:
-        shutil.copyfileobj(file, rows, 1 << 20)
-    os.unlink(part)
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, rows, 1 << 20)
+            os.unlink(part)
 
 
 if __name__ == "__main__":

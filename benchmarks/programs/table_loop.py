@@ -6,10 +6,9 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.programs.loop import append
+from benchmarks.programs.loop import finish
 from benchmarks.programs.table_work import rows_in_mini_batch, table_file
 from benchmarks.programs.work import load, read_work, write
 
@@ -76,13 +75,7 @@ def main() -> None:
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join()
-        if process.exitcode:
-            sys.exit(f"a process ended with exit status {process.exitcode}")
-    with open(work.rows, "wb") as rows:
-        for part in parts:
-            append(rows, part)
+    finish(processes, work, parts)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from workbench import OneRun
 
 from airflow_parallelrun.config import Environment
 from airflow_parallelrun.engine import names, parquet
@@ -318,25 +319,6 @@ def test_small_mini_batches_share_a_row_group_and_large_ones_are_cut(job, monkey
     job.reduce()
     assert pq.ParquetFile(output(job, "parquet")).num_row_groups == 40
     assert pq.read_table(output(job, "parquet")).column("name").to_pylist() == job.names(40)
-
-
-class OneRun:
-    """The run directory of a run as a store and as a node that answers."""
-
-    def __init__(self):
-        self.objects = {}
-
-    def agree(self, header, version=0):
-        return self.objects.setdefault(names.header(version), header.encode()).decode()
-
-    def exists(self, name):
-        return name in self.objects
-
-    def read(self, name):
-        return self.objects[name]
-
-    def path(self, name):
-        return f"run/{name}"
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from workbench import OneRun
 
-from airflow_parallelrun.engine import names, parquet
+from airflow_parallelrun.engine import parquet
 from airflow_parallelrun.worker.output import Origin, RowFormatter
 
 ORIGIN = Origin(0, ["x"], None, 1)
@@ -36,22 +37,6 @@ def mini_batches(draw):
     values = st.tuples(*[KINDS[dtype] for dtype in dtypes.values()])
     row = values.map(lambda values: dict(zip(dtypes, values, strict=True)))
     return dtypes, draw(st.lists(st.lists(row, max_size=4), min_size=1, max_size=4))
-
-
-class OneRun:
-    """A run's header and schema, as the worker and as reduce see them."""
-
-    def __init__(self):
-        self.objects = {}
-
-    def agree(self, header, version=0):
-        return self.objects.setdefault(names.header(version), header.encode()).decode()
-
-    def exists(self, name):
-        return name in self.objects
-
-    def read(self, name):
-        return self.objects[name]
 
 
 def frames(dtypes, batches):

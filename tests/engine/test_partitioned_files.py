@@ -10,16 +10,8 @@ import pytest
 
 from airflow_parallelrun.datasets import FileDataset
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, PartitionError
+from demo.samples import SOUNDS
 
-# As the original's sample has them.
-SOUNDS = (
-    "user1/winter/disco",
-    "user1/fall/orchestra",
-    "user2/summer/piano",
-    "user3/fall/spirituality",
-    "user4/spring/piano",
-    "user4/fall/piano",
-)
 FORMAT = "{user}/{season}/{genres}.wav"
 ECHO = """
 import json

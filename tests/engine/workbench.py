@@ -135,3 +135,26 @@ def wait_for(condition, seconds=30.0):
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
     return value
+
+
+class OneRun:
+    """What a run has agreed on, header or schema, as a store has it and as a node answers."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def agree(self, header: str, version: int = 0) -> str:
+        """Answer as a node does."""
+        return self.objects.setdefault(names.header(version), header.encode()).decode()
+
+    def exists(self, name: str) -> bool:
+        """As a store."""
+        return name in self.objects
+
+    def read(self, name: str) -> bytes:
+        """As a store."""
+        return self.objects[name]
+
+    def path(self, name: str) -> str:
+        """As a store."""
+        return f"run/{name}"
