@@ -157,7 +157,7 @@ class QueryError(DatasetError):
 
     def __init__(self, connection: str, cause: str) -> None:
         self.connection, self.cause = connection, cause
-        super().__init__(f"the query over the connection {connection!r} cannot be read: {cause}.")
+        super().__init__(f"the query over the connection {connection!r} cannot be read: {cause.strip()}")
 
 
 class PartitionError(DatasetError):

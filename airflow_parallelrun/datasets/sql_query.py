@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import (
@@ -47,10 +48,10 @@ class SqlQuery:
     def __init__(self, dataset: TabularDataset, files: Sequence[ListedFile], size: TableSize) -> None:
         assert dataset.connection is not None and dataset.key is not None
         (self._text,) = dataset.paths
-        self._dataset, self._connection, self._key = dataset, dataset.connection, dataset.key
+        self._connection, self._key = dataset.connection, dataset.key
         (self._file,) = files
-        try:
-            url = connections.url(self._connection)
+        url = connections.url(self._connection)
+        with self._told():
             self._query = Query(url, self._text, self._key, dataset.condition)
             names = self._names = self._query.columns()
             if len(set(names)) < len(names):
@@ -59,8 +60,6 @@ class SqlQuery:
                 if name not in names:
                     raise UnknownNameError(kind, name, names)
             self._rows = self._query.first(names, SAMPLE_ROWS)
-        except (ImportError, LoadError) as error:
-            raise QueryError(self._connection, str(error)) from error
         if not self._rows:
             raise EmptyInputError([self._text], dataset.item)
         self._first_key = self._rows[0][names.index(self._key)]
@@ -83,10 +82,8 @@ class SqlQuery:
         columns = zip(*self._rows, strict=True)
         types = {name: type_of(values) for name, values in zip(self._names, columns, strict=True)}
         whole = [name for name, kind in types.items() if kind in ("int64", "bool")]
-        try:
+        with self._told():
             holed = dict(zip(whole, self._query.missing(whole), strict=True)) if whole else {}
-        except LoadError as error:
-            raise QueryError(self._connection, str(error)) from error
         for name, count in holed.items():
             if count:  # as pandas has it where a value is missing
                 types[name] = "float64" if types[name] == "int64" else "object"
@@ -104,7 +101,7 @@ class SqlQuery:
         :raises QueryError: when the database refuses, or a row has no key
         """
         first, last, rows = None, self._first_key, 0
-        try:
+        with self._told(), contextlib.closing(self._query):
             for key in self._query.each_key():
                 if type(key) is not type(last):
                     problem = f"the key {self._key!r} has {last!r} and {key!r}, which are not of one type"
@@ -113,12 +110,15 @@ class SqlQuery:
                     yield self._part(first, last, rows)
                     rows = 0
                 first, last, rows = (first if rows else key), key, rows + 1
-        except LoadError as error:
-            raise QueryError(self._connection, str(error)) from error
-        finally:
-            self._query.close()
         if rows:
             yield self._part(first, last, rows)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (ImportError, LoadError) as error:
+            raise QueryError(self._connection, str(error)) from error
 
     def _part(self, first: Any, last: Any, rows: int) -> FilePart:
         return FilePart(self._file, as_json(first), as_json(last), rows * self._row_bytes, rows)

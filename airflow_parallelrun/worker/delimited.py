@@ -214,7 +214,7 @@ class DelimitedParser:
             return "" if kind not in ("int64", "bool") else f"the value is missing; the column is {kind}"
         shown = f"{_shown(field)} is not {kind}"
         if kind == "int64":
-            fits = bool(_WHOLE.fullmatch(field)) and -(2**63) <= int(field) < 2**63
+            fits = bool(_WHOLE.fullmatch(field)) and is_int64(int(field))
         elif kind == "bool":
             fits = field.lower() in ("true", "false")
         elif kind == "float64":
@@ -291,6 +291,16 @@ def column_names(fields: Sequence[str]) -> List[str]:
             name = f"{wanted}.{number}"
         names.append(name)
     return names
+
+
+def text_type(pandas: Any) -> Any:
+    """Return the type of columns of text: pandas 3 has one of its own; before that it is object."""
+    return pandas.Series(["text"]).dtype
+
+
+def is_int64(value: int) -> bool:
+    """Tell whether a whole number has 64 bits at most."""
+    return -(2**63) <= value < 2**63
 
 
 def to_datetime(pandas: Any, values: Any, kind: str) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from .delimited import BadRow, Parsed, to_datetime
+from .delimited import BadRow, Parsed, is_int64, text_type, to_datetime
 from .records import Records
 
 
@@ -85,7 +85,7 @@ class JsonLinesParser:
         if kind == "object":
             return True
         if kind == "int64":
-            return type(value) is int and -(2**63) <= value < 2**63
+            return type(value) is int and is_int64(value)
         if kind == "float64":
             return type(value) is float or (type(value) is int and abs(value) < 1e308)
         if kind == "bool":
@@ -103,9 +103,7 @@ class JsonLinesParser:
     def _column(self, values: List[Any], kind: str) -> Any:
         if kind.startswith("datetime"):
             return to_datetime(self._pandas, self._pandas.Series(values, dtype=object), kind)
-        # pandas 3 has a type of its own for text; before that it is object.
-        text = self._pandas.Series(["text"]).dtype
-        return self._pandas.Series(values, dtype=text if kind == "string" else kind)
+        return self._pandas.Series(values, dtype=text_type(self._pandas) if kind == "string" else kind)
 
 
 def type_of(values: Sequence[Any]) -> str:
@@ -114,7 +112,7 @@ def type_of(values: Sequence[Any]) -> str:
     present = kinds - {type(None)}
     if present == {bool} and present == kinds:
         return "bool"
-    if present == {int} and present == kinds and all(-(2**63) <= value < 2**63 for value in values):
+    if present == {int} and present == kinds and all(map(is_int64, values)):
         return "int64"
     if present and present <= {int, float}:
         return "float64"

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .conditions import DATES, Condition, as_sql, columns_of
-from .delimited import BadRow, Parsed, to_datetime
+from .delimited import BadRow, Parsed, is_int64, text_type, to_datetime
 from .errors import InputChangedError, LoadError
 from .items import END, FIRST, ONLY, UNTIL, Item
 
@@ -114,12 +114,10 @@ class Query:
     @contextlib.contextmanager
     def _result(self, statement: Any) -> Iterator[Any]:
         try:
-            connection = self._engine.connect()
-        except TypeError as error:
-            raise LoadError(f"{_OPTIONS}: {error}") from error
-        except self._sql.exc.SQLAlchemyError as error:
-            raise LoadError(str(getattr(error, "orig", None) or error)) from error
-        try:
+            try:
+                connection = self._engine.connect()
+            except TypeError as error:
+                raise LoadError(f"{_OPTIONS}: {error}") from error
             # Rows come as they are taken, where the driver can do that; else it has all in memory at once.
             options = {"stream_results": True, "max_row_buffer": _FETCHED}
             with connection.execution_options(**options):
@@ -199,9 +197,7 @@ class SqlParts:
     def _column(self, values: List[Any], kind: str) -> Any:
         if kind.startswith("datetime"):
             return self._pandas.Series(values, dtype="datetime64[ns]")
-        # pandas 3 has a type of its own for text; before that it is object.
-        text = self._pandas.Series(["text"]).dtype
-        return self._pandas.Series(values, dtype=text if kind == "string" else kind)
+        return self._pandas.Series(values, dtype=text_type(self._pandas) if kind == "string" else kind)
 
 
 def key_type(value: Any) -> str:
@@ -223,8 +219,7 @@ def type_of(values: Sequence[Any]) -> Optional[str]:
     if kinds == {bool}:
         return "bool"
     if kinds == {int}:
-        fits = all(-(2**63) <= value < 2**63 for value in values if value is not None)
-        return "int64" if fits else "object"
+        return "int64" if all(is_int64(value) for value in values if value is not None) else "object"
     if kinds and kinds <= {int, float, Decimal}:
         return "float64"
     if kinds == {str}:
@@ -257,7 +252,7 @@ def _converted(values: List[Any], kind: str, pandas: Any) -> Tuple[List[Any], Di
         with contextlib.suppress(*_REFUSED):
             return _dates(values, kind, pandas), {}
     elif {type(value) for value in values} <= _FITTING[kind] and (
-        kind != "int64" or (min(values) >= -(2**63) and max(values) < 2**63)
+        kind != "int64" or (is_int64(min(values)) and is_int64(max(values)))
     ):
         return values, {}
     converted: List[Any] = []
@@ -307,6 +302,6 @@ def _value(value: Any, kind: str, pandas: Any) -> Any:
     if kind == "float64":
         return float(value)
     whole = int(value)
-    if whole != value or not (-(2**63) <= whole < 2**63 if kind == "int64" else whole in (0, 1)):
+    if whole != value or not (is_int64(whole) if kind == "int64" else whole in (0, 1)):
         raise ValueError
     return bool(whole) if kind == "bool" else whole

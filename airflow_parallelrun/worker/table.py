@@ -6,7 +6,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from .delimited import DelimitedParser, Parsed, column_names
+from .delimited import DelimitedParser, Parsed, column_names, text_type
 from .errors import ContractError, InputChangedError, LoadError, RowError
 from .items import END, FIRST, ONLY, UNTIL, Item
 from .json_lines import JsonLinesParser
@@ -166,8 +166,8 @@ class TableSource:
         """Return a column without a value; split has made it of a type that can be so."""
         if kind.startswith("datetime"):
             return self._pandas.Series(self._pandas.NaT, index).astype("datetime64[ns]")
-        text = self._pandas.Series(["text"]).dtype
-        return self._pandas.Series(float("nan"), index).astype(text if kind == "string" else kind)
+        type_ = text_type(self._pandas) if kind == "string" else kind
+        return self._pandas.Series(float("nan"), index).astype(type_)
 
 
 class TextParts:
