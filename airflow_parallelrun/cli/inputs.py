@@ -147,7 +147,8 @@ def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
 
 
 def _files(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> DatasetInput:
-    from airflow_parallelrun.datasets import DatasetInput, FileDataset, is_remote
+    from airflow_parallelrun.datasets import DatasetInput, FileDataset
+    from airflow_parallelrun.filesystems import is_remote
 
     if given:
         names = [f"--{name.replace('_', '-')}" for name, field in _READER_OPTIONS.items() if field in given]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from .dataset import Dataset
 from .dataset_input import DatasetInput
 from .file_dataset import FileDataset
-from .listing import FilePart, ListedFile, is_remote, list_files
+from .listing import FilePart, ListedFile, list_files
 from .tabular_dataset import DataType, TabularDataset
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "FilePart",
     "ListedFile",
     "TabularDataset",
-    "is_remote",
     "list_files",
 ]

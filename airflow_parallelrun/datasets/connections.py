@@ -4,18 +4,13 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import ConfigurationError
+from airflow_parallelrun.filesystems import variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-def variable(connection: str) -> str:
-    """Return the environment variable that has the URL of a connection, as SQLAlchemy has it."""
-    return "PARALLELRUN_CONNECTION_" + re.sub(r"\W", "_", connection).upper()
 
 
 def url(connection: str) -> str:

@@ -13,9 +13,10 @@ from airflow_parallelrun.exceptions import (
     NotSupportedError,
     UnknownNameError,
 )
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.parameters import PipelineParameter
 
-from .listing import is_remote, local_path
+from .listing import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,6 +17,7 @@ from airflow_parallelrun.exceptions import (
     InputUnreadableError,
     InvalidValueError,
 )
+from airflow_parallelrun.filesystems import LOCAL_SCHEMES, is_remote
 from airflow_parallelrun.rules import OWN_FOLDER
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 # Our own run directories: never somebody's data.
 RUN_DIRECTORIES = OWN_FOLDER
 
-_URL = re.compile(r"(?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://")
-_LOCAL_SCHEMES = ("file://", "local://")
 _WILDCARD = re.compile(r"[*?[]")
 _FILE_TYPE, _REGULAR = 0o170000, 0o100000
 
@@ -71,18 +70,13 @@ class FilePart(NamedTuple):
         return [*self.file, self.first, self.end, *only]
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL of something other than the local file system."""
-    return bool(_URL.match(path)) and not path.startswith(_LOCAL_SCHEMES)
-
-
 def local_path(path: str, base_directory: str = ".") -> str:
     """Make a local path absolute.
 
     :param path: a path with or without ``~``, or a ``file://`` URL, in which nothing is percent-decoded
     :param base_directory: what a relative path is relative to
     """
-    for scheme in _LOCAL_SCHEMES:
+    for scheme in LOCAL_SCHEMES:
         path = path.removeprefix(scheme)
     # Text, not pathlib: these paths are compared, sorted and handed on as text.
     return os.path.abspath(os.path.join(base_directory, os.path.expanduser(path)))

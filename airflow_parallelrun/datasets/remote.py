@@ -6,14 +6,8 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_parallelrun.exceptions import (
-    ConfigurationError,
-    InputNotFoundError,
-    InputUnreadableError,
-    InvalidValueError,
-    NotSupportedError,
-    ParallelRunError,
-)
+from airflow_parallelrun.exceptions import InputNotFoundError, InputUnreadableError, ParallelRunError
+from airflow_parallelrun.filesystems import hide, locate
 
 from .listing import RUN_DIRECTORIES, ListedFile, split_glob
 
@@ -33,38 +27,13 @@ def list_remote(url: str) -> Iterator[ListedFile]:
 
     :return: sorted by URL; the whole listing is in memory
     """
-    if "::" in url:
-        raise NotSupportedError(f"the chained URL {url!r}", "Give the URL of the files themselves.")
-    fs, path = _open(url)
-    found = _ask(url, lambda: _find(fs, path, url))
+    place = _ask(url, lambda: locate(url))
+    found = _ask(url, lambda: _find(place.fs, place.path, url))
     listed = [
-        ListedFile(fs.unstrip_protocol(name), int(info.get("size") or 0), _mtime_ns(info), _etag(info))
+        ListedFile(place.url(name), int(info.get("size") or 0), _mtime_ns(info), _etag(info))
         for name, info in found.items()
     ]
     return iter(sorted(listed, key=lambda file: file.path))
-
-
-def _open(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    def connect() -> tuple[Any, str]:
-        try:
-            fs, path = url_to_fs(url, use_listings_cache=False)
-        except TypeError:
-            # Some hand every option to their client, which does not know this one.
-            fs, path = url_to_fs(url)
-        fs.invalidate_cache()
-        return fs, path
-
-    try:
-        return _ask(url, connect)
-    except InputUnreadableError as error:
-        if isinstance(error.__cause__, ImportError):
-            message = f"the input {url!r} needs a driver that is not installed: {error.__cause__}"
-            raise ConfigurationError(message) from error
-        if isinstance(error.__cause__, ValueError):
-            raise InvalidValueError("path", url, f"a URL that fsspec knows ({error.__cause__})") from error
-        raise
 
 
 def _find(fs: Any, path: str, url: str) -> dict[str, Any]:
@@ -98,7 +67,7 @@ def _ask(url: str, question: Callable[[], T]) -> T:
         raise InputNotFoundError(url) from error
     except Exception as error:
         # Every store's driver raises errors of its own.
-        raise InputUnreadableError(url, f"{type(error).__name__}: {error}") from error
+        raise InputUnreadableError(url, hide(f"{type(error).__name__}: {error}")) from error
 
 
 def _mtime_ns(info: Mapping[str, Any]) -> int | None:

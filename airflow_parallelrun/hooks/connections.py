@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Connection
 
-from airflow_parallelrun.datasets.connections import variable
 from airflow_parallelrun.exceptions import ConfigurationError
+from airflow_parallelrun.filesystems import variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

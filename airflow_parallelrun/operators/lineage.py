@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.datasets import DatasetInput, is_remote
+from airflow_parallelrun.datasets import DatasetInput
 from airflow_parallelrun.datasets.listing import split_glob
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,9 +9,9 @@ from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ParallelRunConfig
-from airflow_parallelrun.datasets import is_remote
 from airflow_parallelrun.engine import mini_batches
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.operators.checks import (
     check_arguments,
     check_driver_arguments,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.datasets import is_remote
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan

@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_parallelrun.datasets import ListedFile, is_remote, list_files
+from airflow_parallelrun.datasets import ListedFile, list_files
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -25,6 +25,7 @@ from airflow_parallelrun.exceptions import (
     InvalidValueError,
     NotSupportedError,
 )
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -369,7 +370,8 @@ def test_urls_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         names("zip://x::file:///y.zip")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(
-        ConfigurationError, match=r"'gs://bucket/x' needs a driver that is not installed: .*gcsfs"
+        ConfigurationError,
+        match=r"'gs://bucket/x' needs a driver that is not installed .*gcsfs.*parallelrun\[gcs\]",
     ):
         names("gs://bucket/x")
 
