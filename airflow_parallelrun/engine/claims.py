@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.store import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,7 +36,7 @@ class Claims:
         taken = {int(name) for name in self._store.names(self._folder)}
         self._inherited = [chunk for chunk in sorted(taken, reverse=True) if self._inherits(chunk)]
         if self._inherited:  # an attempt that was killed may not have flushed their names
-            sync_folder(self._store.path(self._folder))
+            self._store.sync_names(self._folder)
         first = started.attempt.node * len(plan.chunk_starts) // plan.node_count
         free = sorted(set(chunks) - taken)
         self._free = [chunk for chunk in free if chunk >= first] + [chunk for chunk in free if chunk < first]

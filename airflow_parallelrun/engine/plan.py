@@ -11,15 +11,18 @@ import contextlib
 import json
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.engine import names
-from airflow_parallelrun.engine.store import Store
+from airflow_parallelrun.engine.object_store import store_at
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.rules import LOGS_FOLDER
 from airflow_parallelrun.worker.items import END, FIRST, ItemReader
 from airflow_parallelrun.worker.loading import unchanged
+
+if TYPE_CHECKING:
+    from airflow_parallelrun.engine.store import Store
 
 FORMAT_VERSION = 1
 
@@ -71,7 +74,7 @@ class Plan:
     @property
     def store(self) -> Store:
         """The door to the run directory."""
-        return Store(self.run_dir)
+        return store_at(self.run_dir)
 
     @property
     def item_files(self) -> tuple[str, str]:
@@ -134,7 +137,7 @@ def read_plan(run_dir: str) -> Plan:
     :param run_dir: the run directory
     :raises StorageError: when there is none, which means that split did not finish, or it cannot be read
     """
-    store = Store(run_dir)
+    store = store_at(run_dir)
     try:
         return Plan.from_json(store.read(names.PLAN), run_dir)
     except FileNotFoundError as error:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.names import Attempt
-from airflow_parallelrun.engine.store import sync_folder
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def sealed_rounds(store: Store) -> int:
     while store.exists(names.seal(round_)):
         round_ += 1
     if round_:  # what is built on a seal must not outlive it, and its maker may not have flushed its name yet
-        sync_folder(os.path.dirname(store.path(names.seal(round_ - 1))))
+        store.sync_names(os.path.dirname(names.seal(round_ - 1)))
     return round_
 
 
@@ -150,7 +149,7 @@ def seal(store: Store) -> Seal:
     for name, _ in found:
         make_durable(store, name)  # of a node that is alive the last lines may not be yet
     if found:  # nor their names
-        sync_folder(store.path(names.JOURNAL))
+        store.sync_names(names.JOURNAL)
     record = {
         "format_version": FORMAT_VERSION,
         "round": round_,

@@ -40,6 +40,9 @@ class Store:
     :param root: absolute path; made when the first object is written
     """
 
+    #: Whether it is a folder, in which files can grow.
+    is_local = True
+
     def __init__(self, root: str) -> None:
         self.root = root
 
@@ -179,6 +182,13 @@ class Store:
             os.fdatasync(fd)
         finally:
             os.close(fd)
+
+    def sync_names(self, folder: str) -> None:
+        """Make the names in a folder durable, whoever made them.
+
+        :raises StorageError: when the store refuses
+        """
+        sync_folder(self.path(folder))
 
     def open(self, name: str, buffer_bytes: int = -1) -> BinaryIO:
         """Open an object for reading.

@@ -82,10 +82,10 @@ def _refuse_beside_another(earlier: str, run_dir: str, split_id: str, ti: Any) -
     """Refuse when another run is about to redrive it, whose nodes wait for a slot."""
     from airflow_parallelrun.engine import names
     from airflow_parallelrun.engine.amendment import in_force
+    from airflow_parallelrun.engine.object_store import store_at
     from airflow_parallelrun.engine.rounds import sealed_rounds
-    from airflow_parallelrun.engine.store import Store
 
-    store = Store(run_dir)
+    store = store_at(run_dir)
     if not store.exists(names.PLAN):
         raise _refused(
             earlier, f"its run directory {run_dir!r} is gone", "Trigger the DAG without redrive_of."
