@@ -12,12 +12,12 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from airflow_parallelrun.engine.finished import Finished
 
@@ -28,33 +28,74 @@ INTERVAL_S = 1.0
 # So many mini-batches make a commit worth its flushes at once; and with twice as many no more work is handed
 # out, so that a store that is slow costs time and not memory. A failed one's line is up to 3 kB.
 BACKLOG = 10_000
+# The same for the rows: in an object store those of a commit are one object.
+BACKLOG_BYTES = 64 << 20
 WRITE_TRIES = 6
 BACKOFF_S = 1.0
+
+
+class Journal(Protocol):
+    """Where a committer commits to."""
+
+    #: For messages.
+    path: str
+
+    def interval_s(self, elapsed_s: float) -> float:
+        """Return how long results may wait for others, so long after the start."""
+
+    def commit(self, finished: Sequence[Finished]) -> None:
+        """Make rows durable, and then their lines; nothing of it counts when it raises.
+
+        :raises OSError: when that is refused, and may be tried again
+        :raises StorageError: when it was tried often enough
+        """
+
+
+class FileJournal:
+    """A journal on a file system.
+
+    :param fd: the journal, its header written
+    :param path: for messages
+    :param sync: makes a segment durable
+    """
+
+    def __init__(self, fd: int, path: str, sync: Callable[[str], None]) -> None:
+        self.path = path
+        self._fd = fd
+        self._end = os.fstat(fd).st_size
+        self._sync = sync
+
+    def interval_s(self, elapsed_s: float) -> float:
+        """See :class:`Journal`."""
+        return INTERVAL_S
+
+    def commit(self, finished: Sequence[Finished]) -> None:
+        """See :class:`Journal`."""
+        data = b"".join([each.data for each in finished])
+        for segment in {segment for each in finished for segment in each.segments}:
+            self._sync(segment)
+        # Always at the same place: a half-written line of a try that failed is written over.
+        view, at = memoryview(data), self._end
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+        os.fdatasync(self._fd)
+        self._end += len(data)
 
 
 class Committer:
     """Commits lines to one journal.
 
-    :param journal_fd: the journal, its header written
-    :param journal_path: for messages
-    :param sync: makes a segment durable
+    :param journal: the journal
     :param wake: called after each commit, from the committer's thread
     """
 
-    def __init__(
-        self,
-        journal_fd: int,
-        journal_path: str,
-        sync: Callable[[str], None],
-        wake: Callable[[], None],
-    ) -> None:
-        self._fd = journal_fd
-        self._path = journal_path
-        self._end = os.fstat(journal_fd).st_size
-        self._sync = sync
+    def __init__(self, journal: Journal, wake: Callable[[], None]) -> None:
+        self._journal = journal
+        self._path = journal.path
         self._wake = wake
         self._pending: list[Finished] = []
-        self._mini_batches_pending = 0
+        self._mini_batches_pending = self._row_bytes_pending = 0
         self._changed = threading.Condition()
         self._hurry = False
         self._closed = False
@@ -73,13 +114,15 @@ class Committer:
             for each in finished:
                 self._pending.append(each)
                 self._mini_batches_pending += each.tally.done
-            self._hurry |= hurry or self._mini_batches_pending > BACKLOG
+                self._row_bytes_pending += each.row_bytes
+            much = self._mini_batches_pending > BACKLOG or self._row_bytes_pending > BACKLOG_BYTES
+            self._hurry |= hurry or much
             self._changed.notify_all()
 
     @property
     def is_behind(self) -> bool:
         """Whether so much waits to become durable that nothing should be added."""
-        return self._mini_batches_pending > 2 * BACKLOG
+        return self._mini_batches_pending > 2 * BACKLOG or self._row_bytes_pending > 2 * BACKLOG_BYTES
 
     def flush(self, limit_s: float | None = None) -> None:
         """Return when everything that was handed over is durable.
@@ -114,17 +157,18 @@ class Committer:
         self._thread.join()
 
     def _loop(self) -> None:
-        last = time.monotonic()
+        started = last = time.monotonic()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closed)
+                due = last + self._journal.interval_s(last - started)
                 self._changed.wait_for(
-                    lambda: self._hurry or self._closed,
-                    timeout=max(0.0, last + INTERVAL_S - time.monotonic()),
+                    lambda: self._hurry or self._closed, timeout=max(0.0, due - time.monotonic())
                 )
                 if self._closed:
                     return
-                finished, self._pending, self._mini_batches_pending = self._pending, [], 0
+                finished, self._pending = self._pending, []
+                self._mini_batches_pending = self._row_bytes_pending = 0
                 self._busy, self._hurry = True, False
             try:
                 self._commit(finished)
@@ -139,13 +183,9 @@ class Committer:
                 return
 
     def _commit(self, finished: list[Finished]) -> None:
-        data = b"".join([each.data for each in finished])
-        segments = {segment for each in finished for segment in each.segments}
         for attempt in range(WRITE_TRIES):
             try:
-                for segment in segments:
-                    self._sync(segment)
-                self._write(data)
+                self._journal.commit(finished)
             except OSError as error:
                 if attempt == WRITE_TRIES - 1:
                     raise
@@ -155,13 +195,4 @@ class Committer:
                         raise
             else:
                 break
-        self._end += len(data)
         self.committed.extend(finished)
-
-    def _write(self, data: bytes) -> None:
-        # Always at the same place: a half-written line of a try that failed is written over.
-        view, at = memoryview(data), self._end
-        while view:
-            written = os.pwrite(self._fd, view, at)
-            view, at = view[written:], at + written
-        os.fdatasync(self._fd)

@@ -195,7 +195,7 @@ class Dispatcher:
             self._charge(process, running[0], state, error, stack)
         else:
             self.fruitless += 1
-            self.last_failure = process.init_failure or Failure(error[1], stack.text, process.files.stderr)
+            self.last_failure = process.init_failure or Failure(error[1], stack.text, process.logs.stderr)
             where = "idle," if process.ready else "init() failed,"
             logger.warning("%s: %s %s", process.name, where, self.last_failure.text)
 
@@ -252,7 +252,7 @@ class Dispatcher:
                 "message": message,
                 "frame": stack.frame,
                 "traceback": stack.text,
-                "log": process.files.stderr,
+                "log": process.logs.stderr,
             },
         )
         self._tries.take(portion, line_of(portion, result, process.name, process.segment))
@@ -273,7 +273,7 @@ class Dispatcher:
         if kind == "init_failed":
             (error,) = values
             end = error["traceback"][-TRACEBACK_END:]
-            process.init_failure = Failure(error_line(error), end, process.files.error)
+            process.init_failure = Failure(error_line(error), end, process.logs.error)
         elif kind == "contract":
             raise EntryScriptContractError(self._plan.entry_script, *values)
         elif kind == "fault":
@@ -300,7 +300,7 @@ class Dispatcher:
         if process.number not in self._doomed and process.in_flight.take(feed, count):
             tally = Tally(done=count, items=items, run_seconds=run_seconds)
             segments = frozenset([process.segment] if row_bytes else [])
-            finished.append(Finished(line, tally, segments))
+            finished.append(Finished(line, tally, segments, row_bytes))
         else:
             streak = parse(line)
             assert isinstance(streak, Streak)
@@ -329,8 +329,8 @@ class Dispatcher:
         self.fruitless = 0
         self._took(process, result.seconds)
         if result.error is not None:
-            files = process.files
-            result.error["log"] = files.error if result.error["traceback"] else files.stdout
+            logs = process.logs
+            result.error["log"] = logs.error if result.error["traceback"] else logs.stdout
         self._tries.take(portion, line_of(portion, result, process.name, process.segment))
 
     def _took(self, process: Process, seconds: float, count: int = 1) -> None:

@@ -65,11 +65,13 @@ class Finished(NamedTuple):
     :param data: the lines, as they will stand there
     :param tally: what they come to
     :param segments: where their rows are
+    :param row_bytes: how long these are
     """
 
     data: bytes
     tally: Tally
     segments: frozenset[str]
+    row_bytes: int = 0
 
     @classmethod
     def of(cls, entry: Line | Streak) -> Finished:
@@ -77,4 +79,6 @@ class Finished(NamedTuple):
         tally = Tally()
         for line in entry.lines():
             tally.add(Tally.of(line))
-        return cls(entry.encode(), tally, frozenset(extent.segment for extent in entry.extents))
+        extents = entry.extents
+        row_bytes = sum(extent.length for extent in extents)
+        return cls(entry.encode(), tally, frozenset(extent.segment for extent in extents), row_bytes)

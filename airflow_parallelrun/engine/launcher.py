@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.guarding import Guardian
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Started
+    from airflow_parallelrun.engine.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +27,22 @@ class Launcher:
 
     :param plan: the plan
     :param started: the attempt
-    :param code: the folder of the code on this node
+    :param place: the node's folders
     :param selector: of the dispatch thread; its events with this object are for :meth:`hear`
     :param keeper: the node's guardian
     """
 
     def __init__(
-        self, plan: Plan, started: Started, code: str, selector: selectors.BaseSelector, keeper: Guardian
+        self,
+        plan: Plan,
+        started: Started,
+        place: Workplace,
+        selector: selectors.BaseSelector,
+        keeper: Guardian,
     ) -> None:
         self._plan = plan
         self._started = started
-        self._code = code
+        self._place = place
         self._selector = selector
         self._keeper = keeper
         self._began = time.monotonic()
@@ -45,15 +51,18 @@ class Launcher:
 
     def prepare(self) -> None:
         """Start a fork server if there is something to import; nobody waits for it here."""
-        wanted = worth_importing(self._plan, self._code)
+        wanted = worth_importing(self._plan, self._place.code)
         if not wanted:
             return
-        environment = {**plan_environment(self._plan), guardian.TAG_VARIABLE: f"{self._started.token}.f"}
+        environment = {
+            **plan_environment(self._plan, self._place.output),
+            guardian.TAG_VARIABLE: f"{self._started.token}.f",
+        }
         log = os.path.join(
-            self._plan.logs, "user", "stderr", str(self._started.attempt), "fork_server.stderr.txt"
+            self._place.logs, "user", "stderr", str(self._started.attempt), "fork_server.stderr.txt"
         )
         try:
-            self._forks = ForkServer(self._plan, wanted, self._code, environment, log)
+            self._forks = ForkServer(self._plan, wanted, self._place.code, environment, log)
         except OSError as error:
             logger.warning("the fork server cannot be started: %s; starting processes by exec", error)
             return
@@ -77,7 +86,7 @@ class Launcher:
 
     def start(self) -> Process:
         """Start a process."""
-        arguments = self._plan, self._started, self.count, self._code
+        arguments = self._plan, self._started, self.count, self._place
         if self._forks is not None:
             process = Process(*arguments, self._forks)
             if self._forks.failed:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from airflow_parallelrun.engine.amendment import amended
 from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.engine.periodic import Periodic
-from airflow_parallelrun.engine.plan import read_plan
+from airflow_parallelrun.engine.plan import node_log, read_plan
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.rounds import start_attempt
 from airflow_parallelrun.engine.session import Session
 from airflow_parallelrun.engine.wakeup import Wakeup
+from airflow_parallelrun.engine.workplace import LogFolder
 from airflow_parallelrun.exceptions import InterruptedRunError
 
 if TYPE_CHECKING:
@@ -77,13 +78,13 @@ class Node:
         :raises StorageError: when the run directory cannot be written
         """
         plan = read_plan(self._run_dir)
-        with background_log() as log:
+        with LogFolder(plan) as logs, background_log() as log:
             started = start_attempt(plan.store, self._index)
-            log.name(plan.node_log(str(started.attempt)))
-            return self._run(plan, started)
+            log.name(node_log(logs.root, str(started.attempt)))
+            return self._run(plan, started, logs.root)
 
-    def _run(self, plan: Plan, started: Started) -> NodeResult:
-        session = Session(amended(plan, started.round), started, self._wakeup)
+    def _run(self, plan: Plan, started: Started, logs: str) -> NodeResult:
+        session = Session(amended(plan, started.round), started, self._wakeup, logs)
         reporter = None
         if report := self._on_progress:
             reporter = Periodic("progress", lambda: report(session.progress()), self._progress_interval_s)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import tempfile
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -91,7 +93,7 @@ class Plan:
 
         :param attempt: the start, such as ``0-1``
         """
-        return f"{self.logs}/sys/node/{attempt}.log.txt"
+        return node_log(self.logs, attempt)
 
     @property
     def append_row(self) -> bool:
@@ -131,6 +133,11 @@ class Plan:
         return cls(**values)
 
 
+def node_log(logs: str, attempt: str) -> str:
+    """Return the path of the log of a node's start in a folder of logs."""
+    return f"{logs}/sys/node/{attempt}.log.txt"
+
+
 def read_plan(run_dir: str) -> Plan:
     """Read a run's plan.
 
@@ -151,11 +158,15 @@ class PlanItems:
 
     :param plan: the plan
     :param ahead: how many mini-batches are read at once, for one who asks for neighbours
+    :param files: the paths of the items and of their index; default where the run directory has them, or a
+        copy if that is in an object store
     """
 
-    def __init__(self, plan: Plan, ahead: int = 1) -> None:
+    def __init__(self, plan: Plan, ahead: int = 1, files: tuple[str, str] | None = None) -> None:
         self._plan = plan
         self._ahead = ahead
+        self._files = files
+        self._fetched: tempfile.TemporaryDirectory[str] | None = None
         self._reader: ItemReader | None = None
 
     def names(self, ordinal: int, part: slice) -> list[str]:
@@ -198,13 +209,43 @@ class PlanItems:
     def _line(self, ordinal: int) -> list[Any]:
         try:
             if self._reader is None:
-                self._reader = ItemReader(*self._plan.item_files)
+                self._reader = ItemReader(*self._item_files())
             return self._reader.read(ordinal, self._ahead)
         except (OSError, ValueError) as error:
             raise StorageError(self._plan.item_files[0], str(error)) from error
+
+    def _item_files(self) -> tuple[str, str]:
+        if self._files is not None:
+            return self._files
+        if self._plan.store.is_local:
+            return self._plan.item_files
+        self._fetched = tempfile.TemporaryDirectory(prefix="parallelrun-")
+        return fetch_items(self._plan, self._fetched.name)
 
     def close(self) -> None:
         """Close what was opened."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        if self._fetched is not None:
+            self._fetched.cleanup()
+            self._fetched = None
+
+
+def fetch_items(plan: Plan, folder: str) -> tuple[str, str]:
+    """Copy the items of a plan in an object store, and their index, into a folder; return the paths.
+
+    :raises StorageError: when they cannot be read or written
+    """
+    paths = []
+    for name in (names.MINI_BATCHES, names.MINI_BATCHES_INDEX):
+        path = os.path.join(folder, name)
+        data = plan.store.read(name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+        paths.append(path)
+    return paths[0], paths[1]

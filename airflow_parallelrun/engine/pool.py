@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.portions import Portion
     from airflow_parallelrun.engine.rounds import Started
+    from airflow_parallelrun.engine.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -110,19 +111,21 @@ class Process:
     """A worker process as the node sees it.
 
     :param number: counts up within the attempt; a replacement has a new one
-    :param code: the folder of the code on this node
+    :param place: the node's folders
     :param forks: what forks it; default: it is started by exec
     """
 
     def __init__(
-        self, plan: Plan, started: Started, number: int, code: str, forks: ForkServer | None = None
+        self, plan: Plan, started: Started, number: int, place: Workplace, forks: ForkServer | None = None
     ) -> None:
         self.number = number
         self.name = names.process_name(number)
         self.segment = f"{names.SEGMENTS}/{started.attempt}-{number}-0"
-        self.files = _log_files(plan.logs, str(started.attempt), self.name)
+        self.files = _log_files(place.logs, str(started.attempt), self.name)
+        #: The same as people find them.
+        self.logs = _log_files(plan.logs, str(started.attempt), self.name)
         self.tag = f"{started.token}.{number}"
-        self.code = code
+        self.code = place.code
         self.ready = False
         self.stopping = False
         self.bye = False
@@ -133,10 +136,10 @@ class Process:
         self._messages = protocol.MessageReader()
         self._unsent: deque[bytes] = deque()
         self._popen: subprocess.Popen[bytes] | None = None
-        self._start(plan, started, code, forks)
+        self._start(plan, started, place, forks)
 
-    def _start(self, plan: Plan, started: Started, code: str, forks: ForkServer | None) -> None:
-        store = plan.store
+    def _start(self, plan: Plan, started: Started, place: Workplace, forks: ForkServer | None) -> None:
+        store = place.files
         for path in (self.files.stdout, self.files.stderr):
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -161,8 +164,8 @@ class Process:
                         stdout=out,
                         stderr=err,
                         pass_fds=fds,
-                        cwd=code,
-                        env={**plan_environment(plan), guardian.TAG_VARIABLE: self.tag},
+                        cwd=place.code,
+                        env={**plan_environment(plan, place.output), guardian.TAG_VARIABLE: self.tag},
                         start_new_session=True,
                     )
                     self.pid = self._popen.pid
@@ -175,21 +178,21 @@ class Process:
             os.close(page_fd)
             os.close(segment_fd)
         self.channel.setblocking(False)
-        self._send(["start", self._settings(plan, code)])
+        self._send(["start", self._settings(plan, place)])
 
-    def _settings(self, plan: Plan, code: str) -> dict[str, Any]:
+    def _settings(self, plan: Plan, place: Workplace) -> dict[str, Any]:
         return {
-            "entry_script": os.path.join(code, plan.entry_script),
-            "source_directory": code,
+            "entry_script": os.path.join(place.code, plan.entry_script),
+            "source_directory": place.code,
             "arguments": plan.arguments,
             "append_row": plan.append_row,
             "logging_level": plan.config.logging_level,
             "agent_name": self.name,
             "log_dir": os.path.dirname(self.files.entry_script),
-            "output_dir": plan.output or plan.run_dir,
+            "output_dir": place.output,
             "error_log": self.files.error,
             "segment": self.segment,
-            "item_files": plan.item_files,
+            "item_files": place.item_files,
             "sources": [*map(connected, plan.sources)],
             "partition_keys": plan.config.partition_keys or [],
             "strict_returns": plan.config.strict_returns,
@@ -359,9 +362,12 @@ def _cannot_start(python: str, error: OSError) -> ParallelRunError:
     return StorageError(error.filename or python, error.strerror or str(error))
 
 
-def plan_environment(plan: Plan) -> dict[str, str]:
-    """Return the environment of a plan's entry script."""
-    return worker_environment(plan.config, plan.output or plan.run_dir, plan.models_root)
+def plan_environment(plan: Plan, output: str) -> dict[str, str]:
+    """Return the environment of a plan's entry script.
+
+    :param output: the folder that it may write to
+    """
+    return worker_environment(plan.config, output, plan.models_root)
 
 
 def worker_environment(config: ParallelRunConfig, output: str, models_root: str | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine.periodic import Periodic
 from airflow_parallelrun.engine.rounds import utc_now
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,12 +82,15 @@ class ResourceMonitor:
     :param plan: the plan; its ``resource_monitor_interval`` of 0 means no samples
     :param attempt: the attempt
     :param temporary: the attempt's temporary folder
+    :param logs: the folder of the logs
     """
 
-    def __init__(self, plan: Plan, attempt: Attempt, temporary: str) -> None:
+    def __init__(self, plan: Plan, attempt: Attempt, temporary: str, logs: str) -> None:
         folders = {"output": plan.output, "run directory": plan.run_dir, "temporary": temporary}
-        self._folders = {name: path for name, path in folders.items() if path is not None}
-        self._target = os.path.join(plan.logs, "sys", "perf", str(attempt))
+        self._folders = {
+            name: path for name, path in folders.items() if path is not None and not is_remote(path)
+        }
+        self._target = os.path.join(logs, "sys", "perf", str(attempt))
         self._watched = {os.getpid(): _Watched("node", os.getpid(), time.monotonic(), time.process_time())}
         self._ended: deque[tuple[Any, ...]] = deque()
         self._begun: set[str] = set()

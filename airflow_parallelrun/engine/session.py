@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names
 from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.committer import Committer
+from airflow_parallelrun.engine.committed_objects import LongRuns, ObjectJournal
+from airflow_parallelrun.engine.committer import Committer, FileJournal
 from airflow_parallelrun.engine.control import Control
 from airflow_parallelrun.engine.dispatcher import Dispatcher
 from airflow_parallelrun.engine.finished import Finished, Tally
@@ -31,6 +32,8 @@ from airflow_parallelrun.engine.journal import header
 from airflow_parallelrun.engine.launcher import Launcher
 from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
+from airflow_parallelrun.engine.mirror import Mirror
+from airflow_parallelrun.engine.object_store import ObjectStore
 from airflow_parallelrun.engine.plan import Plan, PlanItems
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
@@ -38,9 +41,11 @@ from airflow_parallelrun.engine.questions import answer
 from airflow_parallelrun.engine.resources import ResourceMonitor
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.engine.stall import StallWatch
+from airflow_parallelrun.engine.workplace import Workplace
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 
 if TYPE_CHECKING:
+    from airflow_parallelrun.engine.committer import Journal
     from airflow_parallelrun.engine.control import Sighting
     from airflow_parallelrun.engine.rounds import Started
     from airflow_parallelrun.engine.wakeup import Wakeup
@@ -54,6 +59,8 @@ CLAIMS_AHEAD = 20
 QUEUE_LIMIT = 10_000
 # Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
 CONTROL_INTERVAL_S = 2.0
+# In an object store a look takes some requests, for which the dispatch thread waits.
+OBJECTS_INTERVAL_S = 5.0
 # Deadlines are whole seconds; looking at all pages this often costs nothing and is late by no more.
 DEADLINE_INTERVAL_S = 0.25
 # As the original: so many processes may fail in init() for each that should run.
@@ -72,9 +79,10 @@ class Session:
     :param plan: the plan
     :param started: this start of the node
     :param wakeup: wakes the dispatch thread, and carries the request to stop
+    :param logs: the folder of the logs on this machine
     """
 
-    def __init__(self, plan: Plan, started: Started, wakeup: Wakeup) -> None:
+    def __init__(self, plan: Plan, started: Started, wakeup: Wakeup, logs: str) -> None:
         self._plan = plan
         self._wakeup = wakeup
         self._started_at = time.monotonic()
@@ -86,13 +94,18 @@ class Session:
         self._state = "starting"
         self._superseded = False
         self.outcome, self.message = "finished", ""
-        self._items = PlanItems(plan)
+        try:
+            self._place = Workplace.of(plan, make_folder(started.token), logs)
+        except OSError as error:
+            raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
+        self._items = PlanItems(plan, files=self._place.item_files)
         self._intake = Intake(plan, self._started, self._history, self._items)
         self._control = Control(self._store, self._started)
         self._dispatcher = Dispatcher(plan, self._items, partial(answer, plan.models_root, plan.store))
         self._process_limit = plan.config.processes_per_node
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
+        self._long_runs: LongRuns | None = None
         self._stall = StallWatch(plan)
         self._finished = 0
         with ExitStack() as opened:
@@ -105,29 +118,26 @@ class Session:
         self._selector = opened.enter_context(selectors.DefaultSelector())
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         remove_leftovers(self._store, attempt)
-        try:
-            self._folder = make_folder(self._started.token)
-        except OSError as error:
-            raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
+        place = self._place
         # So that the next attempt can tell whose processes these are.
         self._tag = self._started.token
-        self._guardian = Guardian(self._tag, self._folder)
+        self._guardian = Guardian(self._tag, place.folder)
         opened.callback(self._guardian.close)
+        place.fetch_items(self._plan)
         try:
-            unpack(self._store.read(self._plan.code), self._folder)
+            if place.is_output_local:
+                os.makedirs(place.output)
+            unpack(self._store.read(self._plan.code), place.code)
         except OSError as error:
-            raise StorageError(self._folder, error.strerror or str(error)) from error
-        self._launcher = Launcher(self._plan, self._started, self._folder, self._selector, self._guardian)
+            raise StorageError(place.folder, error.strerror or str(error)) from error
+        self._launcher = Launcher(self._plan, self._started, place, self._selector, self._guardian)
         opened.callback(self._launcher.close)
         self._launcher.prepare()
         self._logs = LogForwarder(self._plan.config.logging_level)
         opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
-        self._resources = ResourceMonitor(self._plan, attempt, self._folder)
+        self._resources = ResourceMonitor(self._plan, attempt, place.folder, place.logs)
         opened.callback(self._resources.close)
-        journal = f"{names.JOURNAL}/{attempt}-0.jsonl"
-        fd = self._store.create_growing(journal, header(self._plan.plan_id, attempt, self._started.round))
-        opened.callback(os.close, fd)
-        self._committer = Committer(fd, self._store.path(journal), self._store.sync, self._wakeup.wake)
+        self._committer = Committer(self._open_journal(opened), self._wakeup.wake)
         opened.callback(self._committer.close)
         logger.info(
             "node %s of %d, round %d: up to %d processes, %d mini-batches in all, %d done here before; "
@@ -140,6 +150,19 @@ class Session:
             self._tally.done,
             self._plan.run_dir,
         )
+
+    def _open_journal(self, opened: ExitStack) -> Journal:
+        attempt, store = self._started.attempt, self._store
+        beginning = header(self._plan.plan_id, attempt, self._started.round)
+        if isinstance(store, ObjectStore):
+            output = self._plan.output or self._plan.run_dir
+            outputs = Mirror(self._place.output, output) if self._place.is_output_local else None
+            self._long_runs = LongRuns(store, attempt)
+            return ObjectJournal(store, self._place.files, attempt, beginning, outputs)
+        name = f"{names.JOURNAL}/{attempt}-0.jsonl"
+        fd = store.create_growing(name, beginning)
+        opened.callback(os.close, fd)
+        return FileJournal(fd, store.path(name), store.sync)
 
     def work(self) -> None:
         """Run the dispatch loop to its end."""
@@ -318,7 +341,9 @@ class Session:
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + CONTROL_INTERVAL_S
+        self._next_look = now + (CONTROL_INTERVAL_S if self._store.is_local else OBJECTS_INTERVAL_S)
+        if self._long_runs is not None:
+            self._long_runs.show(self._dispatcher.processes, time.monotonic_ns())
         self._others = seen = self._meet()
         self._intake.look()
         self._guardian.look()

@@ -123,7 +123,8 @@ def _archive(source_directory: str, output: str | None) -> bytes:
 
 
 def unpack(archive: bytes, target: str) -> None:
-    """Unpack a snapshot into an existing folder."""
+    """Unpack a snapshot into a folder, which is made."""
+    os.makedirs(target, exist_ok=True)
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         for info in file.infolist():
             path = file.extract(info, target)

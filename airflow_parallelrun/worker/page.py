@@ -103,6 +103,10 @@ class Page:
         """Return the state of a process that is dead, even if it died while writing."""
         return last_state(self._map)
 
+    def content(self) -> bytes:
+        """Return its bytes as they are now."""
+        return bytes(self._map[:SIZE])
+
     def revoke(self, end: int) -> None:
         """Take back every feed number below end that has not begun; for good, they are never used again.
 

@@ -186,7 +186,7 @@ class Process(pool.Process):
         self._world = world
         super().__init__(*given)
 
-    def _start(self, plan: Any, started: Any, code: str, forks: Any) -> None:
+    def _start(self, plan: Any, started: Any, place: Any, forks: Any) -> None:
         self.pid = NO_PID
         fd = plan.store.create_growing(self.segment)
         name = f"{names.PAGES}/{started.attempt}-{self.number}"
@@ -310,7 +310,7 @@ class Worker:
 class PlanItems:
     """The plan's items."""
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(self, *given: Any, **named: Any) -> None:
         return
 
     def count(self, ordinal: int) -> int:

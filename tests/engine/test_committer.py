@@ -11,7 +11,7 @@ import pytest
 from workbench import extent, make_line, make_plan
 
 from airflow_parallelrun.engine import committer as module
-from airflow_parallelrun.engine.committer import WRITE_TRIES, Committer
+from airflow_parallelrun.engine.committer import WRITE_TRIES, Committer, FileJournal
 from airflow_parallelrun.engine.finished import Finished
 from airflow_parallelrun.engine.journal import parse
 from airflow_parallelrun.exceptions import StorageError
@@ -30,7 +30,7 @@ class Desk:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.write(self.fd, HEADER)
         self.woken = threading.Event()
-        self.committer = Committer(self.fd, str(path), self.sync, self.woken.set)
+        self.committer = Committer(FileJournal(self.fd, str(path), self.sync), self.woken.set)
 
     def sync(self, segment):
         self.events.append(("sync", segment, self.lines()))
@@ -172,7 +172,7 @@ def test_a_journal_of_a_real_plan(tmp_path, monkeypatch):
     plan = make_plan(tmp_path)
     fd = plan.store.create_growing("journal/0-1-0.jsonl")
     os.close(plan.store.create_growing("segments/0-1-0-0"))
-    committer = Committer(fd, "journal", plan.store.sync, lambda: None)
+    committer = Committer(FileJournal(fd, "journal", plan.store.sync), lambda: None)
     committer.add(lines_with_rows(0), hurry=True)
     committer.flush()
     committer.close()
@@ -183,14 +183,14 @@ def test_a_journal_of_a_real_plan(tmp_path, monkeypatch):
 def test_much_that_waits_is_committed_at_once_and_holds_up_more(desk, monkeypatch):
     monkeypatch.setattr(module, "BACKLOG", 3)
     going, held = threading.Event(), threading.Event()
-    sync = desk.committer._sync
+    sync = desk.committer._journal._sync
 
     def slow(segment):
         going.set()
         assert held.wait(30)
         sync(segment)
 
-    desk.committer._sync = slow
+    desk.committer._journal._sync = slow
     monkeypatch.setattr(module, "INTERVAL_S", 3600.0)  # none is due
     desk.committer.add(lines_with_rows(0, 1, 2, 3))
     assert going.wait(30)

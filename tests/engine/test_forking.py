@@ -168,13 +168,13 @@ def test_what_a_library_prints_when_it_is_imported_is_not_every_workers(job):
 def launcher(job, echo):
     """A launcher with a fork server, and what it tells the guardian."""
     plan = job.files(2).split(echo, start_method="fork").plan
-    code = job.folder / "source"
+    place = SimpleNamespace(code=str(job.folder / "source"), logs=plan.logs, output=plan.output)
     told = []
     keeper = SimpleNamespace(
         watch=lambda pid: told.append(("watch", pid)), release=lambda pid: told.append(("release", pid))
     )
     with selectors.DefaultSelector() as selector:
-        made = Launcher(plan, Started(Attempt(0, 1), 0, "token"), str(code), selector, keeper)
+        made = Launcher(plan, Started(Attempt(0, 1), 0, "token"), place, selector, keeper)
         made.prepare()
         yield made, told, selector
         made.close()

@@ -96,7 +96,7 @@ def test_processes_that_an_abort_ends_are_in_the_last_sample(job):
 def monitor(tmp_path):
     """A monitor whose samples the test takes itself."""
     plan = make_plan(tmp_path, config=make_config(resource_monitor_interval=0))
-    return ResourceMonitor(plan, Attempt(2, 3), str(tmp_path))
+    return ResourceMonitor(plan, Attempt(2, 3), str(tmp_path), plan.logs)
 
 
 def test_samples_are_taken_at_each_interval_from_a_thread_of_its_own(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_samples_are_taken_at_each_interval_from_a_thread_of_its_own(tmp_path, m
 
     monkeypatch.setattr(ResourceMonitor, "_sample", sample)
     plan = make_plan(tmp_path, config=make_config(resource_monitor_interval=1))
-    monitor = ResourceMonitor(plan, Attempt(0, 1), str(tmp_path))
+    monitor = ResourceMonitor(plan, Attempt(0, 1), str(tmp_path), plan.logs)
     assert thrice.wait(30)
     monitor.close()
     assert len(threads) == 4
