@@ -43,6 +43,7 @@ def main(given: Sequence[str]) -> int:
 def _resume(plan: Plan, started: float) -> int:
     from airflow_parallelrun.engine import ownership
     from airflow_parallelrun.engine.amendment import amended, in_force
+    from airflow_parallelrun.engine.outputs import output_of
     from airflow_parallelrun.engine.rounds import sealed_rounds
     from airflow_parallelrun.engine.standing import is_judged, mini_batches_left, published_result
 
@@ -58,12 +59,13 @@ def _resume(plan: Plan, started: float) -> int:
             return 0
         return conclude(plan, [], started)
     _name_others(plan)
-    if plan.output is not None:
+    output = output_of(plan)
+    if output is not None:
         # Before hours of work: the folder may have been removed, and another run may have taken it.
         results = ownership.result_names(plan.config.append_row_file_name)
         # A redrive ends in a success, as it began: until then the result of before is true.
         anew = in_force(plan.store, open_round) is None
-        ownership.take(plan.output, plan.owner, results, anew)
+        output.take(results, anew)
     return run_plan(amended(plan, open_round), started)
 
 

@@ -10,13 +10,17 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_parallelrun.engine import ownership
 from airflow_parallelrun.engine.journal import Line, Streak
+from airflow_parallelrun.engine.object_writer import upload_file
 from airflow_parallelrun.engine.store import open_temporary
+from airflow_parallelrun.exceptions import StorageError
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.worker import protocol
 
 if TYPE_CHECKING:
@@ -60,6 +64,9 @@ class JobReport:
         self._path = os.path.join(plan.logs, "sys", "job_report", NAME)
         # On the file system of the logs, and where reduce finds what one that was killed has left.
         self._folder = ownership.folder(plan.output) if plan.output else plan.run_dir
+        self._is_remote = is_remote(self._path)
+        if self._is_remote:
+            self._folder = tempfile.gettempdir()
         self._file: BinaryIO | None = None
         self._lines = [_HEADER]
         # The second of the last time that was asked for.
@@ -138,6 +145,9 @@ class JobReport:
             return
         with self._or_warn():
             self._file.flush()
+            if self._is_remote:
+                upload_file(self._file.name, self._path)
+                return
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             os.replace(self._file.name, self._path)
 
@@ -162,7 +172,7 @@ class JobReport:
     def _or_warn(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, StorageError) as error:
             logger.warning("%s is not written: %s", self._path, error)
             self._drop()
 

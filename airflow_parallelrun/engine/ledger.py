@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from airflow_parallelrun.engine.journal import JournalLines, Record, Streak, read_journal
 from airflow_parallelrun.engine.names import Attempt
+from airflow_parallelrun.engine.object_segments import ObjectSegments
+from airflow_parallelrun.engine.object_store import ObjectStore
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.worker import protocol
 
@@ -128,6 +130,19 @@ class Segments:
         except OSError as error:
             raise StorageError(self._store.path(span.segment), error.strerror or str(error)) from error
 
+    def stream(self, spans: Iterable[Span]) -> Iterator[bytes]:
+        """Yield the bytes of spans, one behind the other.
+
+        :raises StorageError: when they cannot be read, or are not there any more
+        """
+        for span in spans:
+            left = span.length
+            for piece in self.read(span):
+                left -= len(piece)
+                yield piece
+            if left:
+                raise StorageError(self._store.path(span.segment), "has lost rows since they were checked")
+
     def descriptor(self, span: Span) -> int | None:
         """Return a descriptor of the segment that a span lies in; None when it is not there."""
         file = self._open(span.segment)
@@ -143,6 +158,11 @@ class Segments:
                 file.close()
         self._files.move_to_end(name)
         return self._files[name]
+
+
+def segments_of(store: Store) -> Segments | ObjectSegments:
+    """Return the segments of a run."""
+    return ObjectSegments(store) if isinstance(store, ObjectStore) else Segments(store)
 
 
 class _Journal(NamedTuple):
@@ -198,7 +218,7 @@ class Ledger:
         """
         ledger = cls(plan)
         store = plan.store
-        with Segments(store) as segments:
+        with segments_of(store) as segments:
             for name, length in sorted(seal.journals, key=_by_attempt):
                 for record in read_journal(store, name, length, plan.plan_id):
                     if before_round is not None and record.round >= before_round:
@@ -246,6 +266,11 @@ class Ledger:
             current, start, end = segment, offset, offset + length
         if current >= 0:
             yield Span(names[current], start, end - start)
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes of rows the output has; those of mini-batches that were bisected are left out."""
+        return sum(self._length)
 
     def counts(self) -> Counts:
         """Return the run in numbers."""

@@ -29,7 +29,7 @@ FOLDER = OWN_FOLDER
 RESULT = RESULT_FILE
 FAILED_ITEMS = FAILED_ITEMS_FILE
 
-_OWNER = "owner.json"
+OWNER = "owner.json"
 
 
 def folder(output: str) -> str:
@@ -56,13 +56,13 @@ def take(output: str, owner: str, results: Sequence[str], anew: bool = True) -> 
         os.makedirs(output, exist_ok=True)
     except OSError as error:
         raise StorageError(output, error.strerror or str(error)) from error
-    if not store.exists(_OWNER):
+    if not store.exists(OWNER):
         for name in results:
             if os.path.lexists(os.path.join(output, name)):
                 raise OutputExistsError(os.path.join(output, name))
     record = {"format_version": 1, "owner": owner, "token": secrets.token_hex(8)}
-    if not store.create_exclusive(_OWNER, json.dumps(record).encode()):
-        other = json.loads(store.read(_OWNER))["owner"]
+    if not store.create_exclusive(OWNER, json.dumps(record).encode()):
+        other = json.loads(store.read(OWNER))["owner"]
         if other != owner:
             raise OutputOwnedError(output, other)
     for name in results:

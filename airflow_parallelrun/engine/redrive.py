@@ -15,6 +15,7 @@ from airflow_parallelrun.engine import budget, names, ownership
 from airflow_parallelrun.engine.amendment import Amendment, amended, how_it_runs, in_force, write
 from airflow_parallelrun.engine.budget import Failures
 from airflow_parallelrun.engine.ledger import Ledger
+from airflow_parallelrun.engine.outputs import output_of
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, seal, sealed_rounds, utc_now
 from airflow_parallelrun.engine.snapshot import find_code, freeze
@@ -110,10 +111,11 @@ def redrive(run_dir: str, request: RedriveRequest) -> Redrive:
     work = _Work.of(before, ledger)
     if not work.mini_batches:
         return Redrive(before)
-    if plan.output is not None:
+    output = output_of(plan)
+    if output is not None:
         # What is published stays true: it goes when there is a new verdict.
         results = ownership.result_names(plan.config.append_row_file_name)
-        ownership.take(plan.output, plan.owner, results, anew=False)
+        output.take(results, anew=False)
     amendment = _amend(before, request, open_round + under_way, work.chunks)
     write(store, amendment)
     if under_way:  # what has failed since is to be run again, too, so this begins another round

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,13 +13,16 @@ from airflow_parallelrun.engine.assembly import assemble
 from airflow_parallelrun.engine.job_report import JobReport
 from airflow_parallelrun.engine.ledger import Counts, Ledger
 from airflow_parallelrun.engine.leftovers import remove_temporaries
+from airflow_parallelrun.engine.outputs import output_of, seal_of
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import is_last, seal
 from airflow_parallelrun.engine.standing import published_result
 from airflow_parallelrun.engine.verdict import judge, not_redriven
 from airflow_parallelrun.exceptions import OutputError, VerdictError
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
+    from airflow_parallelrun.engine.outputs import Output
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.report import JobResult
     from airflow_parallelrun.engine.rounds import Seal
@@ -69,7 +71,8 @@ def settle(run_dir: str) -> tuple[JobResult, VerdictError | None]:
 
 def _sweep(plan: Plan) -> None:
     for folder in (plan.run_dir, *([ownership.folder(plan.output)] if plan.output else [])):
-        remove_temporaries(folder)
+        if not is_remote(folder):
+            remove_temporaries(folder)
 
 
 def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]:
@@ -80,10 +83,11 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
         result, failure = judge(plan, sealed, ledger)
         _log_counts(sealed.round, result.counts)
         try:
-            if plan.output is None:
+            output = output_of(plan)
+            if output is None:
                 job_report.publish()
             else:
-                result = _publish_all(plan, plan.output, ledger, result, started, job_report)
+                result = _publish_all(plan, output, ledger, result, started, job_report)
         except OutputError as error:
             if failure is None:
                 raise
@@ -106,7 +110,7 @@ def _log_counts(round_: int, counts: Counts) -> None:
 
 
 def _publish_all(
-    plan: Plan, output: str, ledger: Ledger, result: JobResult, started: float, job_report: JobReport
+    plan: Plan, output: Output, ledger: Ledger, result: JobResult, started: float, job_report: JobReport
 ) -> JobResult:
     """Publish what the verdict calls for, and take back what an earlier one left that it does not."""
 
@@ -120,22 +124,23 @@ def _publish_all(
     # The folder may have been removed since split, and another run may have taken it.
     # A reduce that is repeated comes to the same result, and somebody may be reading the one that is there.
     anew = published_result(plan) is None
-    ownership.take(output, plan.owner, ownership.result_names(name if has_output else None), anew)
+    output.take(ownership.result_names(name if has_output else None), anew)
+    seal_ = seal_of(plan, result.round)
     job_report.publish()
     if ledger.has_problems:
-        with ownership.publishing(output, ownership.FAILED_ITEMS) as file:
+        with output.publishing(ownership.FAILED_ITEMS, seal_) as file:
             file.writelines(report.failed_item_lines(plan, ledger.problems()))
             check()
-        result = replace(result, failed_items_file=os.path.join(output, ownership.FAILED_ITEMS))
+        result = replace(result, failed_items_file=output.path(ownership.FAILED_ITEMS))
     else:
-        ownership.retract(output, ownership.FAILED_ITEMS)
+        output.retract(ownership.FAILED_ITEMS)
     if name and has_output:
-        result = replace(result, output_file=assemble(plan, ledger, name, check))
-    elif name and ownership.is_published(output, name):
-        ownership.retract(output, name)
+        result = replace(result, output_file=assemble(plan, output, ledger, name, seal_, check))
+    elif name and output.is_published(name):
+        output.retract(name)
     result.durations["reduce_s"] = round(time.monotonic() - started, 3)
     result.durations["total_s"] += round(result.durations["reduce_s"])
-    with ownership.publishing(output, ownership.RESULT) as file:
+    with output.publishing(ownership.RESULT, seal_) as file:
         file.write(result.to_json())
         check()
     check()  # a later verdict may have come between the check and the name; then it is published again

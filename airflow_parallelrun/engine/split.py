@@ -17,6 +17,8 @@ from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.engine import mini_batches, names, ownership
 from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.listing_limit import ListingLimit
+from airflow_parallelrun.engine.objects import objects_at
+from airflow_parallelrun.engine.outputs import output_at
 from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.snapshot import Snapshot, find_code, freeze
@@ -24,9 +26,9 @@ from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
     InvalidValueError,
-    NotSupportedError,
     StorageError,
 )
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,11 +88,11 @@ def split(request: RunRequest) -> Plan:
     source_directory, entry_script = find_code(config, request.base_directory)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     sources, items = _cut(inputs, config)
-    output = _local_folder(request.output, "output", request.base_directory)
-    snapshot = freeze(source_directory, output)
+    output = _folder(request.output, request.base_directory)
+    snapshot = freeze(source_directory, None if output is None or is_remote(output) else output)
     if output is not None:
         _check_apart(output, inputs)
-        ownership.take(output, request.owner, ownership.result_names(config.append_row_file_name))
+        output_at(output, request.owner).take(ownership.result_names(config.append_row_file_name))
     plan_id = secrets.token_hex(16)
     run_dir = os.path.join(
         _storage_root(request, output), time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + plan_id[:8]
@@ -154,13 +156,13 @@ def _check(request: RunRequest) -> None:
     mini_batches.check(request.config, request.inputs)
 
 
-def _local_folder(value: str | None, name: str, base_directory: str) -> str | None:
+def _folder(value: str | None, base_directory: str) -> str | None:
+    """Return the absolute path of a folder; or a URL, which is one that can be written to."""
     if value is None:
         return None
-    if "://" in value and not value.startswith("file://"):
-        raise NotSupportedError(
-            f"{name}={value!r}: an object store", "Give a folder that all nodes can write."
-        )
+    if is_remote(value):
+        objects_at(value)
+        return value.rstrip("/")
     return os.path.abspath(os.path.join(base_directory, os.path.expanduser(value.removeprefix("file://"))))
 
 
@@ -168,13 +170,15 @@ def _check_apart(output: str, inputs: Iterable[DatasetInput]) -> None:
     """Refuse an output folder within an input folder, whose next listing would have the results in it."""
     for each in inputs:
         for path in () if each.connection else each.paths:
-            folder = os.path.realpath(path)
-            if os.path.isdir(folder) and f"{os.path.realpath(output)}/".startswith(f"{folder}/"):
+            folder = path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+            inner = output if is_remote(output) else os.path.realpath(output)
+            is_folder = is_remote(path) or os.path.isdir(folder)
+            if is_folder and f"{inner}/".startswith(f"{folder}/"):
                 raise InvalidValueError("output", output, f"outside the input folder {path!r}")
 
 
 def _storage_root(request: RunRequest, output: str | None) -> str:
-    root = _local_folder(request.storage_root, "storage_root", request.base_directory)
+    root = _folder(request.storage_root, request.base_directory)
     if root is not None:
         return root
     if output is None:
@@ -209,7 +213,7 @@ def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:
     if not store.create_exclusive(probe, plan.plan_id.encode()) or store.create_exclusive(probe, b"second"):
         raise StorageError(
             plan.run_dir,
-            "two writers could create the same object; claims would not be safe on this file system",
+            "two writers could create the same object; claims would not be safe in this store",
         )
     items.write(store)
     store.put(names.CODE, snapshot.archive)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_parallelrun.engine import names, ownership
 from airflow_parallelrun.engine.amendment import in_force
 from airflow_parallelrun.engine.ledger import Counts, Ledger
+from airflow_parallelrun.engine.outputs import output_of
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, list_attempts, sealed_rounds
 
 if TYPE_CHECKING:
@@ -91,16 +92,16 @@ def left_to_do(plan: Plan, counts: Counts) -> int:
 
 def published_result(plan: Plan) -> dict[str, Any] | None:
     """Return the published result of the last round; None when it, or a file that it names, is not there."""
-    if plan.output is None or not ownership.is_published(plan.output, ownership.RESULT):
+    output = output_of(plan)
+    if output is None or not output.is_published(ownership.RESULT):
         return None
     try:
-        with open(os.path.join(plan.output, ownership.RESULT), "rb") as file:
-            result: dict[str, Any] = json.load(file)
+        result: dict[str, Any] = json.loads(output.read(ownership.RESULT))
     except FileNotFoundError:  # a reduce that judges a later round has just removed it
         return None
     if result["plan_id"] != plan.plan_id or result["round"] != sealed_rounds(plan.store) - 1:
         return None
     for path in (result["output_file"], result["failed_items_file"]):
-        if path and not ownership.is_published(plan.output, os.path.basename(path)):
+        if path and not output.is_published(os.path.basename(path)):
             return None
     return result

@@ -30,9 +30,7 @@ class FakeProcess(Process):
         self.number = number
         self.name = f"process{number:03d}"
         self.segment = f"segments/0-1-{number}-0"
-        self.files = self.logs = ProcessFiles(
-            "stdout.txt", "stderr.txt", "log.txt", "error.txt", "p.profile"
-        )
+        self.files = self.logs = ProcessFiles("stdout.txt", "stderr.txt", "log.txt", "error.txt", "p.profile")
         self.ready, self.stopping, self.bye = True, False, False
         self.init_failure = None
         self.seconds_mean = None
