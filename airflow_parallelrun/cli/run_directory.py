@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.exceptions import InvalidValueError
@@ -40,19 +39,22 @@ def plan_of(parsed: argparse.Namespace) -> Plan:
 def find_run_directory(given: str) -> str:
     """Find the run directory; *given* may also be a folder with exactly one, such as the output folder."""
     from airflow_parallelrun.engine import names, ownership
+    from airflow_parallelrun.engine.object_store import store_at
+    from airflow_parallelrun.filesystems import is_remote
 
-    folder = Path(os.path.abspath(os.path.expanduser(given)))
-    if (folder / names.PLAN).is_file():
-        return str(folder)
-    plans = [*folder.glob(f"{ownership.FOLDER}/*/{names.PLAN}"), *folder.glob(f"*/{names.PLAN}")]
-    found = sorted((plan.parent for plan in plans), key=lambda path: path.name)
+    folder = given.rstrip("/") if is_remote(given) else os.path.abspath(os.path.expanduser(given))
+    if store_at(folder).exists(names.PLAN):
+        return folder
+    below = [f"{folder}/{ownership.FOLDER}", folder]
+    inside = [f"{parent}/{name}" for parent in below for name in store_at(parent).folders()]
+    found = sorted((path for path in inside if store_at(path).exists(names.PLAN)), key=os.path.basename)
     if not found:
         rule = "a run directory (`parallelrun run` prints it when it starts), or an output folder with one"
         raise InvalidValueError("RUN_DIR", given, rule)
     if len(found) > 1:
-        rule = f"one run directory: this folder has {len(found)}, of which the newest is {str(found[-1])!r}"
+        rule = f"one run directory: this folder has {len(found)}, of which the newest is {found[-1]!r}"
         raise InvalidValueError("RUN_DIR", given, rule)
-    return str(found[0])
+    return found[0]
 
 
 def is_airflows(plan: Plan) -> bool:

@@ -138,6 +138,17 @@ class ObjectStore(Store):
         """Return the names of a folder's objects, sorted."""
         return [entry.name for entry in self.entries(folder)]
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders in a folder, sorted; of the run directory itself unless told."""
+        path = self.key(folder) if folder else self._base
+        try:
+            found = self._ask(folder, lambda: self._fs.ls(path, detail=True))
+        except FileNotFoundError:
+            return []
+        return sorted(
+            posixpath.basename(info["name"].rstrip("/")) for info in found if info["type"] == "directory"
+        )
+
     def open(self, name: str, buffer_bytes: int = -1) -> BinaryIO:
         """Open an object for reading; all of it is in memory."""
         return io.BytesIO(self.read(name))
@@ -153,7 +164,7 @@ class ObjectStore(Store):
         raise StorageError(self.path(name), "an object does not grow")
 
     def _ask(self, name: str, question: Callable[[], T]) -> T:
-        return patiently(self.path(name), question)
+        return patiently(f"{self.root}/{name}", question)
 
     def _failed(self, name: str, error: Any) -> StorageError:
         return StorageError(self.path(name), hide(f"{type(error).__name__}: {error}".partition("\n")[0]))

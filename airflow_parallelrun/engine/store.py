@@ -116,7 +116,7 @@ class Store:
         """
         try:
             os.stat(self.path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise StorageError(self.path(name), error.strerror or str(error)) from error
@@ -148,6 +148,17 @@ class Store:
         try:
             return sorted(name for name in os.listdir(path) if not name.startswith(TEMPORARY))
         except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(path, error.strerror or str(error)) from error
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders in a folder, sorted; of the run directory itself unless told."""
+        path = self.path(folder) if folder else self.root
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
