@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
 BENCHED := $(VENV)/.bench
+# The store that tests take for Azure's; npm has it.
+AZURITE := 3.35.0
 PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
@@ -26,13 +28,13 @@ up: $(RUNTIME) ## Start the same Airflow and leave it running
 down: ## Stop what "make up" left running
 	@if [ -f $(RUNTIME) ]; then $(MODULE) demo down; fi
 
-test: $(TOOLS) browser ## Run the tests
+test: $(TOOLS) browser azurite ## Run the tests
 	$(MODULE) pytest
 
-test-airflow: $(TOOLS) browser ## Run all tests that need a real Airflow, the long ones too
+test-airflow: $(TOOLS) browser azurite ## Run all tests that need a real Airflow, the long ones too
 	$(MODULE) pytest -m airflow
 
-test-long: $(TOOLS) browser ## Run the tests that take too long for every day
+test-long: $(TOOLS) browser azurite ## Run the tests that take too long for every day
 	$(MODULE) pytest -m long
 
 faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500), and print what became of them
@@ -75,7 +77,7 @@ $(BENCHED): $(PINS) | $(RUNTIME)
 	@$(PYTHON) demo/install.py $(VENV) examples bench
 	@touch $@ $(RUNTIME)
 
-.PHONY: python browser
+.PHONY: python browser azurite
 python:
 	@command -v $(PYTHON) > /dev/null || { \
 	  echo "$(PYTHON) is not there. Install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12 …" >&2; exit 1; }
@@ -100,3 +102,19 @@ browser:
 	    > $(VENV)/chromium.log 2>&1 || { cat $(VENV)/chromium.log >&2; exit 1; }; \
 	elif [ "$${CI:-}" = true ]; then echo "chromium is missing, and it cannot be installed: not root, or no apt-get." >&2; exit 1; \
 	else echo "chromium is missing (root could install it with apt-get): the browser tests will be skipped."; fi
+
+azurite:
+	@if [ -e $(VENV)/azurite/.$(AZURITE) ]; then exit 0; fi; \
+	if ! command -v node > /dev/null || ! command -v npm > /dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "  install nodejs and npm for the tests with Azurite …"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm; } \
+	      > $(VENV)/npm.log 2>&1 || { cat $(VENV)/npm.log >&2; exit 1; }; \
+	  elif [ "$${CI:-}" = true ]; then echo "npm is missing, and it cannot be installed: not root, or no apt-get." >&2; exit 1; \
+	  else echo "npm is missing (root could install it with apt-get): the tests with Azurite will be skipped."; exit 0; fi; \
+	fi; \
+	echo "  fetch azurite $(AZURITE) from npm …"; \
+	rm -rf $(VENV)/azurite && mkdir -p $(VENV)/azurite && \
+	npm install --prefix $(VENV)/azurite --no-package-lock --no-audit --no-fund --loglevel=error azurite@$(AZURITE) \
+	  > $(VENV)/npm.log 2>&1 || { cat $(VENV)/npm.log >&2; exit 1; }; \
+	touch $(VENV)/azurite/.$(AZURITE)

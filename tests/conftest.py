@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps tests away from the Airflow of whoever runs them."""
+"""Keeps tests away from the Airflow of whoever runs them; has the stores' fixtures."""
 
 from __future__ import annotations
 
@@ -11,3 +11,5 @@ import tempfile
 # Airflow reads it when it is first imported, which a test module does before any fixture runs.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="parallelrun-tests-")
 atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
+
+pytest_plugins = ["storage_servers"]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of real stores: Azurite for Azure Blob, moto's server for S3. Each starts when a test asks first.
+
+A test that takes ``azure_store``, ``s3_store`` or ``object_store`` (both, one after the other) gets a
+container or bucket of its own, and a connection to it in its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_parallelrun.filesystems import make_filesystem, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+AZURITE = Path(sys.prefix, "azurite", "node_modules", "azurite", "dist", "src", "blob", "main.js")
+# Azurite's one account: the same everywhere, and public.
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+# moto takes any; this one can be looked for.
+S3_SECRET = "secret-of-the-s3-server"
+_START_S = 60
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A container or bucket of a test.
+
+    :param scheme: of its URLs
+    :param connection: the name of the connection
+    :param container: the container or bucket
+    :param options: what fsspec's driver takes
+    :param secret: the text that nobody may see
+    """
+
+    scheme: str
+    connection: str
+    container: str
+    options: dict[str, Any]
+    secret: str
+    fs: Any
+
+    @property
+    def url(self) -> str:
+        """Return its URL, such as ``abfs://azurite@container``."""
+        return f"{self.scheme}://{self.connection}@{self.container}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variable that has the connection."""
+        return {variable(self.connection): json.dumps(self.options)}
+
+    def write(self, path: str, data: bytes = b"") -> str:
+        """Write an object, and return its URL."""
+        self.fs.pipe_file(f"{self.container}/{path}", data)
+        return f"{self.url}/{path}"
+
+    def read(self, path: str) -> bytes:
+        """Return an object's bytes."""
+        data: bytes = self.fs.cat_file(f"{self.container}/{path}")
+        return data
+
+    def paths(self, folder: str = "") -> list[str]:
+        """Return the paths of all objects in a folder, relative to the container."""
+        found = self.fs.find(f"{self.container}/{folder}".rstrip("/"))
+        return sorted(path.removeprefix(f"{self.container}/") for path in found)
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start Azurite's blob service; return the URL of its account."""
+    missing = None if shutil.which("node") else "node is not installed"
+    if missing is None and not AZURITE.is_file():
+        missing = f"{AZURITE} is not there: make azurite"
+    if missing is not None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no Azurite: {missing}")
+    folder = tmp_path_factory.mktemp("azurite")
+    argv = ["node", str(AZURITE), "--blobPort", "0", "--inMemoryPersistence", "--silent"]
+    argv += ["--skipApiVersionCheck", "--disableTelemetry"]
+    with _server(argv, folder, r"listens on (http://\S+)") as url:
+        yield f"{url}/{ACCOUNT}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start moto's server; return its URL."""
+    folder = tmp_path_factory.mktemp("s3")
+    argv = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
+    with _server(argv, folder, r"Running on (http://\S+)") as url:
+        yield url
+
+
+@pytest.fixture
+def azure_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Make a container on Azurite."""
+    return _azure_store(request.getfixturevalue("azurite"), monkeypatch)
+
+
+@pytest.fixture
+def s3_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Make a bucket on the S3 server."""
+    return _s3_store(request.getfixturevalue("s3_server"), monkeypatch)
+
+
+@pytest.fixture(params=["azure", "s3"])
+def object_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Make a container on Azurite, then a bucket on the S3 server: the test runs for each."""
+    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return store
+
+
+def _azure_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    parts = {
+        "DefaultEndpointsProtocol": "http",
+        "AccountName": ACCOUNT,
+        "AccountKey": ACCOUNT_KEY,
+        "BlobEndpoint": endpoint,
+    }
+    connection_string = ";".join(f"{name}={value}" for name, value in parts.items())
+    return _made("abfs", "azurite", {"connection_string": connection_string}, ACCOUNT_KEY, monkeypatch)
+
+
+def _s3_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    options = {
+        "key": "key-of-the-tests",
+        "secret": S3_SECRET,
+        "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
+    }
+    return _made("s3", "moto", options, S3_SECRET, monkeypatch)
+
+
+def _made(
+    scheme: str, connection: str, options: dict[str, Any], secret: str, monkeypatch: pytest.MonkeyPatch
+) -> ObjectStore:
+    fs = make_filesystem(scheme, options)
+    store = ObjectStore(scheme, connection, f"test-{secrets.token_hex(8)}", options, secret, fs)
+    fs.mkdir(store.container)
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return store
+
+
+@contextmanager
+def _server(argv: Sequence[str], folder: Path, says: str) -> Iterator[str]:
+    """Run a server, which says on which free port it listens; return the URL that it says."""
+    log = folder / "server.log"
+    with log.open("wb") as stream:
+        server = subprocess.Popen(argv, cwd=folder, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+    try:
+        yield _listening(server, log, says)
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _listening(server: subprocess.Popen[bytes], log: Path, says: str) -> str:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if found := re.search(says, log.read_text(errors="replace")):
+            return found[1]
+        if server.poll() is not None:
+            break
+        time.sleep(0.05)
+    pytest.fail(f"{server.args!r} does not listen: {log.read_text(errors='replace')}")
