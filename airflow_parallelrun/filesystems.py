@@ -124,7 +124,7 @@ def provided(made: Mapping[tuple[str, str], Any], secrets: Iterable[str] = ()) -
     :param secrets: texts that no message may have in it; they stay so for as long as the process lives
     """
     for fs in made.values():
-        _without_cache(fs)
+        _prepared(fs)
     _provided.replace(made, secrets)
     try:
         yield
@@ -208,7 +208,7 @@ def make_filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
     import fsspec
 
     try:
-        return _without_cache(fsspec.filesystem(scheme, skip_instance_cache=True, **options))
+        return _prepared(fsspec.filesystem(scheme, skip_instance_cache=True, **options))
     except ImportError as error:
         raise driver_missing(f"{scheme}://", error) from error
     except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
@@ -229,7 +229,7 @@ def _without_connection(url: str) -> Location:
         key = (driver, repr(sorted(options.items())))
         fs = _provided.get(key)
         if fs is None:
-            fs = _without_cache(driver(skip_instance_cache=True, **options))
+            fs = _prepared(driver(skip_instance_cache=True, **options))
             _provided.replace({key: fs}, ())
     except ImportError as error:
         raise driver_missing(url, error) from error
@@ -251,9 +251,17 @@ def _stripped(fs: Any, url: str) -> str:
     return str(path[0] if isinstance(path, list) else path)
 
 
-def _without_cache(fs: Any) -> Any:
-    """Have a file system ask its store each time: what another process has made must be seen at once."""
+def _prepared(fs: Any) -> Any:
+    """Have a file system ask its store each time, and ask again soon.
+
+    What another process has made must be seen at once. Azure's client waits 15 s before it asks again where
+    a connection is lost: a node would stand still for as long.
+    """
     from fsspec.dircache import DirCache
 
     fs.dircache = DirCache(use_listings_cache=False)
+    client = getattr(fs, "service_client", None)
+    policy = getattr(getattr(client, "_config", None), "retry_policy", None)
+    if hasattr(policy, "initial_backoff"):
+        policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.5, 2, 0.5
     return fs

@@ -8,12 +8,20 @@ import io
 import logging
 import posixpath
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_parallelrun.engine.objects import ABSENT, BACKOFF_S, TRIES, is_refusal, objects_at, patiently
+from airflow_parallelrun.engine.objects import (
+    ABSENT,
+    BACKOFF_S,
+    TRIES,
+    is_refusal,
+    objects_at,
+    patiently,
+    told,
+)
 from airflow_parallelrun.engine.store import Entry, Store
 from airflow_parallelrun.exceptions import StorageError
-from airflow_parallelrun.filesystems import hide, is_remote
+from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +85,8 @@ class ObjectStore(Store):
                 pass
             except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
                 if is_refusal(error) or isinstance(error, PermissionError):
-                    raise self._failed(name, error) from None
-                logger.warning("%s: %s; looking whether it was made", self.path(name), hide(str(error)))
+                    raise StorageError(self.path(name), told(error)) from None
+                logger.warning("%s: %s; looking whether it was made", self.path(name), told(error))
                 time.sleep(BACKOFF_S * 2**attempt)
             else:
                 return True
@@ -165,6 +173,3 @@ class ObjectStore(Store):
 
     def _ask(self, name: str, question: Callable[[], T]) -> T:
         return patiently(f"{self.root}/{name}", question)
-
-    def _failed(self, name: str, error: Any) -> StorageError:
-        return StorageError(self.path(name), hide(f"{type(error).__name__}: {error}".partition("\n")[0]))

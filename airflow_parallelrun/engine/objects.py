@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import io
 import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -137,7 +138,11 @@ class AzureObjects(Objects):
         self.call(
             path,
             lambda blob: blob.upload_blob(
-                data, overwrite=condition != ABSENT, metadata=dict(metadata or {}), **with_condition
+                io.BytesIO(data),
+                length=len(data),
+                overwrite=condition != ABSENT,
+                metadata=dict(metadata or {}),
+                **with_condition,
             ),
         )
 
@@ -215,7 +220,7 @@ class _AzureUpload(Upload):
 
     def put(self, number: int, data: bytes) -> str:
         block = _block(number)
-        self._objects.call(self._path, lambda blob: blob.stage_block(block, data))
+        self._objects.call(self._path, lambda blob: blob.stage_block(block, io.BytesIO(data), len(data)))
         return block
 
     def copy(self, number: int, source: str, offset: int, length: int) -> str:
@@ -376,12 +381,17 @@ def patiently(url: str, question: Callable[[], T]) -> T:
         except (FileNotFoundError, FileExistsError, CannotCopyError):
             raise
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-            why = hide(f"{type(error).__name__}: {error}".partition("\n")[0])
+            why = told(error)
             if attempt == TRIES - 1 or isinstance(error, PermissionError) or is_refusal(error):
                 raise StorageError(url, why) from None
             logger.warning("%s: %s; asking again", url, why)
             time.sleep(BACKOFF_S * 2**attempt)
     raise AssertionError
+
+
+def told(error: Exception) -> str:
+    """Return an error in one line, without a secret."""
+    return hide(f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
 def is_refusal(error: Exception) -> bool:

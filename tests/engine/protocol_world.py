@@ -45,6 +45,7 @@ from airflow_parallelrun.engine import (
     leftovers,
     names,
     node,
+    outputs,
     ownership,
     pool,
     report,
@@ -170,6 +171,7 @@ class World:
             committer,
             session,
             ownership,
+            outputs,
             assembly,
             job_report,
             leftovers,
@@ -177,7 +179,7 @@ class World:
             output,
         ):
             self._undo.setattr(module, "os", disk)
-        for module in (store, ownership, standing):
+        for module in (store, outputs):
             self._undo.setattr(module, "open", disk.open_file, raising=False)
         for module in (store, leftovers):
             self._undo.setattr(module, "fcntl", disk)

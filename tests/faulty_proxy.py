@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A proxy before a store, which answers 503, cuts connections, or loses replies as a test tells it."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# What may happen to a request: the store says it is busy; it is not sent; it is sent, and the reply is lost.
+BUSY, CUT, REPLY_LOST = "busy", "cut", "reply lost"
+
+_OF_A_HOP = {"connection", "transfer-encoding", "keep-alive"}
+
+
+class Proxy:
+    """The proxy.
+
+    :param fate: asked for each request, with its method and its path with the query; None: it goes through
+    """
+
+    def __init__(self, fate: Callable[[str, str], str | None]) -> None:
+        self.fate = fate
+        self.url = ""
+        self.seen: list[tuple[str, str, str | None]] = []
+        self._lock = threading.Lock()
+
+    def decide(self, method: str, path: str) -> str | None:
+        """Return what becomes of a request."""
+        with self._lock:
+            fate = self.fate(method, path)
+            self.seen.append((method, path, fate))
+            return fate
+
+    def fates(self) -> list[str]:
+        """Return what has become of the requests that did not go through."""
+        return [fate for _, _, fate in self.seen if fate is not None]
+
+
+@contextmanager
+def proxied(target: str, fate: Callable[[str, str], str | None]) -> Iterator[Proxy]:
+    """Run a proxy before the server at a URL; its own has the same path."""
+    parts = urlsplit(target)
+    proxy = Proxy(fate)
+    server = _Server(proxy, parts.hostname or "", parts.port or 80)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}{parts.path}"
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+        self.proxy = proxy
+        self.upstream = host, port
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def handle_any(self) -> None:
+        body = self._body()
+        fate = self.server.proxy.decide(self.command, self.path)
+        if fate == CUT:
+            self.close_connection = True
+        elif fate == BUSY:
+            self._answer(503, [("Content-Type", "text/plain")], b"busy")
+        else:
+            reply = self._ask(body)
+            if fate == REPLY_LOST:
+                self.close_connection = True
+            else:
+                self._answer(*reply)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
+
+    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
+        try:
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_A_HOP}
+            headers["Content-Length"] = str(len(body))
+            upstream.request(self.command, self.path, body, headers)
+            reply = upstream.getresponse()
+            return reply.status, reply.getheaders(), reply.read()
+        finally:
+            upstream.close()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response_only(status)
+        is_head = self.command == "HEAD"
+        for name, value in headers:
+            if name.lower() not in _OF_A_HOP and (is_head or name.lower() != "content-length"):
+                self.send_header(name, value)
+        if not is_head:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if not is_head:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        return
