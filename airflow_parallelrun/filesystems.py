@@ -261,7 +261,7 @@ def _prepared(fs: Any) -> Any:
 
     fs.dircache = DirCache(use_listings_cache=False)
     client = getattr(fs, "service_client", None)
-    policy = getattr(getattr(client, "_config", None), "retry_policy", None)
+    policy: Any = getattr(getattr(client, "_config", None), "retry_policy", None)
     if hasattr(policy, "initial_backoff"):
         policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.5, 2, 0.5
     return fs

@@ -83,8 +83,10 @@ class ObjectStore(Store):
                 self.objects.write(key, data, ABSENT)
             except FileExistsError:
                 pass
+            except FileNotFoundError:
+                raise self._no_container(name) from None
             except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-                if is_refusal(error) or isinstance(error, PermissionError):
+                if is_refusal(error):
                     raise StorageError(self.path(name), told(error)) from None
                 logger.warning("%s: %s; looking whether it was made", self.path(name), told(error))
                 time.sleep(BACKOFF_S * 2**attempt)
@@ -99,7 +101,10 @@ class ObjectStore(Store):
     def put(self, name: str, *data: bytes | memoryview) -> None:
         """Write an object, replacing an older one of the same writer."""
         content = data[0] if len(data) == 1 and isinstance(data[0], bytes) else b"".join(data)
-        self._ask(name, lambda: self.objects.write(self.key(name), content))
+        try:
+            self._ask(name, lambda: self.objects.write(self.key(name), content))
+        except FileNotFoundError:
+            raise self._no_container(name) from None
 
     def rename(self, old: str, new: str) -> None:
         """Give an object of one's own another name; for a moment it has both."""
@@ -170,6 +175,9 @@ class ObjectStore(Store):
     def create_growing(self, name: str, beginning: bytes = b"") -> NoReturn:
         """Refuse: an object does not grow."""
         raise StorageError(self.path(name), "an object does not grow")
+
+    def _no_container(self, name: str) -> StorageError:
+        return StorageError(self.path(name), "there is no such container or bucket; it is not made here")
 
     def _ask(self, name: str, question: Callable[[], T]) -> T:
         return patiently(f"{self.root}/{name}", question)

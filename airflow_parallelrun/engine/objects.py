@@ -148,11 +148,9 @@ class AzureObjects(Objects):
 
     def stat(self, path: str) -> Stat | None:
         """See :class:`Objects`."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         try:
             found = self.call(path, lambda blob: blob.get_blob_properties())
-        except ResourceNotFoundError:
+        except FileNotFoundError:
             return None
         return Stat(found.size, str(found.etag), dict(found.metadata or {}))
 
@@ -164,8 +162,9 @@ class AzureObjects(Objects):
         """Ask something of a blob.
 
         :raises FileExistsError: when a condition is not met
+        :raises FileNotFoundError: when there is no such blob, or no such container
         """
-        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
+        from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
         from fsspec.asyn import sync
 
         container, name, _ = self.fs.split_path(path)
@@ -178,6 +177,8 @@ class AzureObjects(Objects):
             return sync(self.fs.loop, ask)
         except (ResourceExistsError, ResourceModifiedError) as error:
             raise FileExistsError(path) from error
+        except ResourceNotFoundError as error:
+            raise FileNotFoundError(path) from error
 
     def readable_url(self, path: str) -> str:
         """Return a URL by which the store itself can read a blob.
@@ -356,6 +357,16 @@ def objects_at(url: str) -> tuple[Objects, Location]:
     :raises ConfigurationError: for a connection that nobody knows
     :raises NotSupportedError: for a store that is not known to let exactly one of many writers take a name
     """
+    kind = check_scheme(url)
+    place = locate(url)
+    return kind(place.fs), place
+
+
+def check_scheme(url: str) -> type[Objects]:
+    """Check that a URL is of a store that can be written to; nothing is asked of the store.
+
+    :raises NotSupportedError: when it is not
+    """
     kind = _KINDS.get(url.partition("://")[0])
     if kind is None:
         known = ", ".join(sorted(f"{scheme}://" for scheme in _KINDS))
@@ -363,8 +374,7 @@ def objects_at(url: str) -> tuple[Objects, Location]:
             f"writing to {url!r}: of that store it is not known that one of many writers can take a name",
             f"Output and run directories may be in {known}, or in a folder that all nodes share.",
         )
-    place = locate(url)
-    return kind(place.fs), place
+    return kind
 
 
 def patiently(url: str, question: Callable[[], T]) -> T:
@@ -382,7 +392,7 @@ def patiently(url: str, question: Callable[[], T]) -> T:
             raise
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
             why = told(error)
-            if attempt == TRIES - 1 or isinstance(error, PermissionError) or is_refusal(error):
+            if attempt == TRIES - 1 or is_refusal(error):
                 raise StorageError(url, why) from None
             logger.warning("%s: %s; asking again", url, why)
             time.sleep(BACKOFF_S * 2**attempt)
@@ -397,4 +407,8 @@ def told(error: Exception) -> str:
 def is_refusal(error: Exception) -> bool:
     """Tell whether a store has refused for good: it would say the same again."""
     status = getattr(error, "status_code", None)
-    return status in (400, 401, 403)
+    return (
+        isinstance(error, PermissionError)
+        or status in (400, 401, 403)
+        or any("Credential" in kind.__name__ for kind in type(error).__mro__)
+    )

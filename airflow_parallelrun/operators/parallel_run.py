@@ -10,7 +10,9 @@ from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.engine import mini_batches
+from airflow_parallelrun.engine.objects import check_scheme
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.operators.checks import (
     check_arguments,
     check_driver_arguments,
@@ -216,7 +218,9 @@ def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool)
 
 def _check_output(output: object, config: ParallelRunConfig) -> None:
     if output is not None and not (isinstance(output, str | XComArg) and output):
-        raise InvalidValueError("output", output, "the path of a folder")
+        raise InvalidValueError("output", output, "the path of a folder, or a URL")
+    if isinstance(output, str) and is_remote(output):
+        check_scheme(output)
     if output is None and config.output_action == "append_row":
         raise ConfigurationError(
             "output is required: output_action is append_row, which writes a file there."

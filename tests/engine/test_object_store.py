@@ -197,3 +197,12 @@ def test_a_store_that_stays_away_is_an_error(through: Any, monkeypatch: pytest.M
         store.put("journal/0-1-0.jsonl", b"lines")
     with pytest.raises(StorageError, match="proxy@"):
         store.create_exclusive("claims/0/1", b"mine")
+
+
+def test_a_container_that_does_not_exist_is_told_at_once(object_store: storage_servers.ObjectStore) -> None:
+    store = store_at(object_store.url.replace("test-", "none-") + "/runs/1")
+    for attempt in (lambda: store.create_exclusive("probe", b"x"), lambda: store.put("plan.json", b"x")):
+        with pytest.raises(StorageError, match="no such container or bucket"):
+            attempt()
+    assert store.names("claims/0") == []
+    assert not store.exists("plan.json")

@@ -88,7 +88,7 @@ def test_few_mini_batches_are_claimed_one_by_one():
         ({"source_directory": "nowhere"}, InvalidValueError, "an existing folder"),
         ({"mini_batch_size": "10KB"}, InvalidValueError, "files are counted, not sized"),
         ({"node_count": PipelineParameter("nodes", 2)}, ConfigurationError, "no value yet: node_count"),
-        ({"output": "s3://bucket/x"}, NotSupportedError, "all nodes can write"),
+        ({"output": "gs://bucket/x"}, NotSupportedError, "folder that all nodes share"),
         ({"output": None}, InvalidValueError, "a folder when output_action is append_row"),
         ({"inputs": ()}, InvalidValueError, "at least one dataset"),
         ({"inputs": (FileDataset.from_files("gone").as_mount(),)}, InputNotFoundError, "gone"),
