@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"(?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://")
 LOCAL_SCHEMES = ("file://", "local://")
-_CONNECTION = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/@]+)@([^/]*)(.*)", re.DOTALL)
+_CONNECTION = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/@:]+)@([^/]*)(.*)", re.DOTALL)
 # abfs://container@account.dfs.core.windows.net/path is Azure's own spelling: no connection there.
 _ACCOUNT = re.compile(r"[^.]+\.(?:dfs|blob)\..+")
 _ACCOUNT_URL = re.compile(r"[a-z]+://[^/@]+@([^./]+\.(?:dfs|blob)\.[^/]+)")
@@ -37,7 +37,8 @@ _EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
 }
-_SHORTEST_SECRET = 6
+# Shorter texts stand in messages by chance.
+SHORTEST_SECRET = 6
 _SIGNATURE = re.compile(r"((?:sig|signature|token)=)[^&\s'\"]+", re.IGNORECASE)
 _SECRET_OPTION = re.compile(r"key|secret|token|password|credential|connection_string|sas", re.IGNORECASE)
 
@@ -85,6 +86,11 @@ def connection_of(url: str) -> tuple[str, str] | None:
     return match[1], match[2]
 
 
+def names_account(url: str) -> bool:
+    """Whether a URL is in Azure's own spelling, with a storage account behind the container."""
+    return bool(_ACCOUNT_URL.match(url))
+
+
 def has_users(scheme: str) -> bool:
     """Whether what stands before the @ of a URL may be a user."""
     return scheme in _HAS_USERS
@@ -105,7 +111,7 @@ class _Provided:
     def replace(self, made: Mapping[tuple[Any, str], Any], secrets: Iterable[str]) -> None:
         with self._lock:
             self._made.update(made)
-            self.secrets.update(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
+            self.secrets.update(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)
 
     def remove(self, keys: Iterable[tuple[str, str]]) -> None:
         with self._lock:
@@ -149,11 +155,21 @@ def locate(url: str) -> Location:
             bare = f"{match[1]}://{match[3]}{match[4]}"
             return Location(fs, _stripped(fs, bare), f"{match[1]}://{match[2]}@")
         if not has_users(key[0]):
-            raise ConfigurationError(
-                f"there is no connection {key[1]!r}: make an Airflow connection of that name, or set "
-                f"{variable(key[1])} to a JSON object of the options that fsspec's {key[0]} takes."
-            )
+            raise unknown(key)
     return _without_connection(url)
+
+
+def is_known(key: tuple[str, str]) -> bool:
+    """Whether this process has a connection, by scheme and name."""
+    return _provided.get(key) is not None or variable(key[1]) in os.environ
+
+
+def unknown(key: tuple[str, str]) -> ConfigurationError:
+    """Return what it means that nobody knows a connection, by scheme and name."""
+    return ConfigurationError(
+        f"there is no connection {key[1]!r}: make an Airflow connection of that name, or set "
+        f"{variable(key[1])} to a JSON object of the options that fsspec's {key[0]} takes."
+    )
 
 
 def driver_missing(url: str, error: Exception) -> ConfigurationError:
@@ -162,6 +178,11 @@ def driver_missing(url: str, error: Exception) -> ConfigurationError:
     extra = _EXTRAS.get(scheme)
     install = f": pip install 'airflow-provider-parallelrun[{extra}]'" if extra else ""
     return ConfigurationError(f"{url!r} needs a driver that is not installed ({error}){install}")
+
+
+def keep_secret(secrets: Iterable[str]) -> None:
+    """Have no message show these texts, for as long as the process lives."""
+    _provided.replace({}, secrets)
 
 
 def hide(text: str) -> str:
@@ -182,6 +203,11 @@ def secrets_of(options: Any) -> Iterator[str]:
             for part in value.split(";"):
                 if "Key=" in part or "Signature=" in part:
                     yield part.partition("=")[2]
+            # So is what stands in a key that is a JSON object as text.
+            with contextlib.suppress(ValueError):
+                inner = json.loads(value)
+                if isinstance(inner, dict):
+                    yield from secrets_of(inner)
 
 
 def _from_environment(key: tuple[str, str]) -> Any:
@@ -213,7 +239,7 @@ def make_filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
         raise driver_missing(f"{scheme}://", error) from error
     except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
         # It may show what it was given.
-        _provided.replace({}, secrets_of(options))
+        keep_secret(secrets_of(options))
         why = hide(f"{type(error).__name__}: {error}")
         raise ConfigurationError(f"fsspec's {scheme} cannot be made of these options: {why}") from None
 

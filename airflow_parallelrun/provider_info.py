@@ -7,6 +7,38 @@ from typing import Any
 
 from airflow_parallelrun import __version__
 
+_DATASTORE: dict[str, Any] = {
+    "connection-type": "parallelrun_datastore",
+    "hook-class-name": "airflow_parallelrun.hooks.datastore.DatastoreHook",
+    "hook-name": "Datastore (fsspec)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["host", "login", "port", "schema"],
+        "relabeling": {"password": "Secret options (JSON)"},
+        "placeholders": {"password": '{"connection_string": "…"}'},
+    },
+    "conn-fields": {
+        "protocol": {
+            "label": "Protocol",
+            "description": "What URLs of this store begin with; any protocol that fsspec knows.",
+            "schema": {
+                "type": "string",
+                "minLength": 1,
+                "examples": ["abfs", "s3", "gs", "sftp", "smb", "hdfs", "webhdfs", "ftp", "https"],
+            },
+        },
+        "root": {
+            "label": "Root",
+            "description": "What a test of the connection lists: a container, a bucket, or a folder in it.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "options": {
+            "label": "Options",
+            "description": "What the driver is given; secrets belong into the secret options.",
+            "schema": {"type": ["object", "null"]},
+        },
+    },
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's description in the form of Airflow's provider_info.schema.json."""
@@ -22,6 +54,13 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_parallelrun.operators.parallel_run"],
             }
         ],
+        "hooks": [
+            {
+                "integration-name": "Parallel Run",
+                "python-modules": ["airflow_parallelrun.hooks.datastore"],
+            }
+        ],
+        "connection-types": [_DATASTORE],
         "extra-links": [
             f"airflow_parallelrun.operators.links.{name}"
             for name in ("ErrorReportLink", "JobResultLink", "OutputLink")

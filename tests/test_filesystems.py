@@ -22,6 +22,7 @@ from airflow_parallelrun.filesystems import connection_of, hide, locate, make_fi
         ("/a/b@c", None),
         ("file://a@b/c", None),
         ("sftp://somebody@host/a", ("sftp", "somebody")),
+        ("sftp://somebody:word@host/a", None),
     ],
 )
 def test_what_is_a_connection(url: str, connection: tuple[str, str] | None) -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
 import airflow_parallelrun
+from airflow_parallelrun.hooks.datastore import DatastoreHook
 from airflow_parallelrun.provider_info import get_provider_info
 
 _ROOT = Path(airflow_parallelrun.__file__).parents[1]
@@ -20,20 +22,33 @@ _PACKAGE = "airflow-provider-parallelrun"
 
 
 def test_it_keeps_airflows_schema() -> None:
+    jsonschema.validate(get_provider_info(), _schema("provider_info.schema.json"))
+
+
+def test_the_connection_form_keeps_airflows_schema() -> None:
+    # The other schema says nothing of the form's fields.
+    form = _schema("provider.yaml.schema.json")["properties"]["connection-types"]
+    jsonschema.validate(get_provider_info()["connection-types"], form)
+
+
+def _schema(name: str) -> dict[str, Any]:
     airflow = importlib.util.find_spec("airflow")
     assert airflow is not None
     assert airflow.submodule_search_locations is not None
-    schema = json.loads(Path(airflow.submodule_search_locations[0], "provider_info.schema.json").read_text())
-    jsonschema.validate(get_provider_info(), schema)
+    schema: dict[str, Any] = json.loads(Path(airflow.submodule_search_locations[0], name).read_text())
+    return schema
 
 
 def test_it_names_what_is_there() -> None:
     info = get_provider_info()
     assert info["package-name"] == _PACKAGE
     assert info["versions"] == [airflow_parallelrun.__version__]
-    for group in info["operators"]:
+    for group in [*info["operators"], *info["hooks"]]:
         for module in group["python-modules"]:
             importlib.import_module(module)
+    (form,) = info["connection-types"]
+    assert form["hook-class-name"] == f"{DatastoreHook.__module__}.{DatastoreHook.__name__}"
+    assert (form["connection-type"], form["hook-name"]) == (DatastoreHook.conn_type, DatastoreHook.hook_name)
     assert set(info["config"]["parallelrun"]["options"]) == {"models_root", "storage_root"}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.datasets import DatasetInput
 from airflow_parallelrun.datasets.listing import split_glob
-from airflow_parallelrun.filesystems import is_remote
+from airflow_parallelrun.filesystems import is_remote, names_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUN_FACET = "parallelRun"
 
 # Other names of the same store; OpenLineage knows each under one.
-_SCHEMES = {"abfs": "abfss", "az": "abfss", "gcs": "gs", "s3a": "s3"}
+_SCHEMES = {"abfs": "abfss", "abfss": "abfss", "az": "abfss", "gcs": "gs", "s3a": "s3"}
 # An event is one HTTP request: above so many, the folders stand for their files.
 _DATASETS = 100
 
@@ -48,9 +48,11 @@ def dataset_name(path: str) -> tuple[str, str]:
         return "file", path if os.path.lexists(path) else _folder_of_glob(path)
     scheme, _, rest = path.partition("://")
     host, _, key = rest.partition("/")
+    if not (_SCHEMES.get(scheme) == "abfss" and names_account(path)):
+        # Who asks is no part of the name: a connection, a user, even a password.
+        host = host.rpartition("@")[2]
     if scheme in ("http", "https"):
-        # A signature or a password is nobody's business.
-        host, key = host.rpartition("@")[2], key.partition("?")[0]
+        key = key.partition("?")[0]
     return f"{_SCHEMES.get(scheme, scheme)}://{host}", _folder_of_glob(key).strip("/") or "/"
 
 
@@ -124,10 +126,15 @@ def _outputs(plan: Plan, result: JobResult) -> list[OutputDataset]:
     facets: dict[str, Any] = {}
     if result.output_file is not None:
         facets["outputStatistics"] = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-            rowCount=result.counts.rows, size=Path(result.output_file).stat().st_size, fileCount=1
+            rowCount=result.counts.rows, size=_size(result.output_file), fileCount=1
         )
     space, name = dataset_name(path)
     return [OutputDataset(namespace=space, name=name, outputFacets=facets)]
+
+
+def _size(path: str) -> int | None:
+    # A store is not asked: what is said of a job that has ended must not depend on it.
+    return None if is_remote(path) else Path(path).stat().st_size
 
 
 def _run_facet(**values: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotRedrivableError
+from airflow_parallelrun.hooks.filesystems import connected
 from airflow_parallelrun.operators.clearing import ENDED, instances, sibling
 from airflow_parallelrun.operators.links import PLAN_KEY
 
@@ -42,24 +43,26 @@ def redrive_earlier(earlier: str, request: RunRequest, split_id: str, ti: Any) -
     :param split_id: the task that made the plan there
     :raises ConfigurationError: when the run cannot be redriven
     """
+    from airflow_parallelrun.engine import urls
+    from airflow_parallelrun.engine.plan import read_plan
     from airflow_parallelrun.engine.redrive import RedriveRequest, redrive
 
     run_dir = _run_dir(earlier, split_id, ti)
-    _refuse_beside_another(earlier, run_dir, split_id, ti)
-    try:
-        return redrive(
-            run_dir,
-            RedriveRequest(
-                by=request.owner,
-                config=request.config,
-                arguments=request.arguments,
-                models_root=request.models_root,
-                fresh_code=True,
-                base_directory=request.base_directory,
-            ),
+    with connected([run_dir]):
+        _refuse_beside_another(earlier, run_dir, split_id, ti)
+        asked = RedriveRequest(
+            by=request.owner,
+            config=request.config,
+            arguments=request.arguments,
+            models_root=request.models_root,
+            fresh_code=True,
+            base_directory=request.base_directory,
         )
-    except NotRedrivableError as error:
-        raise _refused(earlier, error.problem, _REMEDY) from error
+        try:
+            with connected(urls.of_plan(read_plan(run_dir))):
+                return redrive(run_dir, asked)
+        except NotRedrivableError as error:
+            raise _refused(earlier, error.problem, _REMEDY) from error
 
 
 def _run_dir(earlier: str, split_id: str, ti: Any) -> str:

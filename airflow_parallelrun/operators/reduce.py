@@ -10,6 +10,7 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_parallelrun.exceptions import OutputError
+from airflow_parallelrun.hooks.filesystems import connected
 from airflow_parallelrun.operators.clearing import calls, what_to_do
 from airflow_parallelrun.operators.lineage import job_lineage
 from airflow_parallelrun.operators.links import (
@@ -63,6 +64,7 @@ class ReduceOperator(BaseOperator):
         :raises AirflowSkipException: when split was skipped
         :raises AirflowFailException: when split did not succeed, and when the job failed
         """
+        from airflow_parallelrun.engine import urls
         from airflow_parallelrun.engine.plan import read_plan
         from airflow_parallelrun.engine.reduce import settle
 
@@ -71,9 +73,9 @@ class ReduceOperator(BaseOperator):
         ti = context["ti"]
         if earlier:
             self.log.info("A redrive of run %s: plan and output are that run's", earlier)
-        with airflow_outcome():
+        with airflow_outcome(), connected([run_dir]):
             plan = self._plan = read_plan(run_dir)
-            with engine_logging(plan.config.logging_level):
+            with engine_logging(plan.config.logging_level), connected(urls.of_plan(plan)):
                 try:
                     result, failure = settle(run_dir)
                 except OutputError as error:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import select
 import stat
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from airflow_parallelrun.exceptions import InterruptedRunError
 from airflow_parallelrun.hooks.connections import provided
+from airflow_parallelrun.hooks.filesystems import connected
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
 from airflow_parallelrun.operators.links import ErrorReportLink, JobResultLink
 from airflow_parallelrun.operators.outcome import MAX_TITLE_CHARS, engine_logging
@@ -50,12 +52,18 @@ class NodeOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Work until no mini-batch is left, the job is aborted, or somebody stops the task."""
+        from airflow_parallelrun.engine import urls
+
         index, run_dir = int(self.node["node"]), str(self.node["run_dir"])
         # Errors pass as they are: the retry policy, ours or the user's, decides by their class.
         try:
-            plan = _plan(run_dir)
-            connections = [source["connection"] for source in plan.sources if "connection" in source]
-            with engine_logging(plan.config.logging_level), provided(connections):
+            with ExitStack() as stack:
+                stack.enter_context(connected([run_dir]))
+                plan = _plan(run_dir)
+                databases = [source["connection"] for source in plan.sources if "connection" in source]
+                stack.enter_context(engine_logging(plan.config.logging_level))
+                stack.enter_context(provided(databases))
+                stack.enter_context(connected(urls.of_plan(plan)))
                 result = self._run(run_dir, index, context)
         except InterruptedRunError:
             self._outcome = "stopped"

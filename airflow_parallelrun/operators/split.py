@@ -13,6 +13,7 @@ from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import DatasetInput
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
 from airflow_parallelrun.hooks.connections import provided
+from airflow_parallelrun.hooks.filesystems import connected
 from airflow_parallelrun.hooks.settings import read_settings
 from airflow_parallelrun.operators.checks import check_arguments
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
@@ -78,14 +79,17 @@ class SplitOperator(BaseOperator):
 
         :return: for each node ``{"node": index, "run_dir": path}``, which the run task is mapped over
         """
+        from airflow_parallelrun.engine import urls
+
         ti, conf = context["ti"], context["dag_run"].conf or {}
         with airflow_outcome(), self._naming_the_parameter():
             self._check_conf(conf)
             earlier = asked_for(conf, ti.run_id)
             request = self._request(context)
             self.log.info("Effective configuration: %s", _shown(request.config))
-            connections = [each.connection for each in request.inputs if each.connection]
-            with engine_logging(request.config.logging_level), provided(connections):
+            databases = [each.connection for each in request.inputs if each.connection]
+            stores = connected(urls.of_request(request))
+            with engine_logging(request.config.logging_level), provided(databases), stores:
                 plan, nodes = self._redrive(earlier, request, ti) if earlier else self._split(request)
         pointers = {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": nodes, "reused_from": earlier}
         ti.xcom_push(key=PLAN_KEY, value=pointers)

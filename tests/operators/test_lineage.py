@@ -28,6 +28,9 @@ if TYPE_CHECKING:
             "abfs://mnist@account.dfs.core.windows.net/digits/",
             ("abfss://mnist@account.dfs.core.windows.net", "digits"),
         ),
+        ("abfs://datastore@mnist/digits/", ("abfss://mnist", "digits")),
+        ("s3://datastore@bucket/images/*.png", ("s3://bucket", "images")),
+        ("sftp://user:word@host/a/b", ("sftp://host", "a/b")),
         ("https://user:word@host.example/a/b.png?sig=secret", ("https://host.example", "a/b.png")),
     ],
 )

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stores that a run's URLs name, from Airflow's connections."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from airflow_parallelrun.filesystems import connection_of, has_users, is_known, provided, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@contextlib.contextmanager
+def connected(urls: Iterable[str]) -> Iterator[None]:
+    """Give this process the file systems of the connections that URLs name; those that it has already stay.
+
+    For the main thread of a task, inside ``execute``: Airflow's connections are read there.
+
+    :param urls: also such as name no connection
+    :raises ConfigurationError: for a connection that neither the environment nor Airflow knows, or that
+        cannot be used
+    """
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from airflow_parallelrun.hooks.datastore import DatastoreHook
+
+    made = {}
+    for key in sorted({key for url in urls if (key := connection_of(url)) and not is_known(key)}):
+        scheme, name = key
+        try:
+            made[key] = DatastoreHook(name).get_fs(scheme)
+        except AirflowNotFoundException as error:
+            # sftp://user@host: it is a user.
+            if not has_users(scheme):
+                raise unknown(key) from error
+    with provided(made):
+        yield
