@@ -105,15 +105,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def azure_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def azure_store(azurite: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """Make a container on Azurite."""
-    return _azure_store(request.getfixturevalue("azurite"), monkeypatch)
+    return _connected(azure_container(azurite), monkeypatch)
 
 
 @pytest.fixture
-def s3_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def s3_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """Make a bucket on the S3 server."""
-    return _s3_store(request.getfixturevalue("s3_server"), monkeypatch)
+    return _connected(s3_bucket(s3_server), monkeypatch)
 
 
 @pytest.fixture(params=["azure", "s3"])
@@ -123,7 +123,11 @@ def object_store(request: pytest.FixtureRequest) -> ObjectStore:
     return store
 
 
-def _azure_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def azure_container(endpoint: str) -> ObjectStore:
+    """Make a container on Azurite, for a fixture of another scope.
+
+    :param endpoint: what the fixture ``azurite`` returned
+    """
     parts = {
         "DefaultEndpointsProtocol": "http",
         "AccountName": ACCOUNT,
@@ -131,24 +135,30 @@ def _azure_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
         "BlobEndpoint": endpoint,
     }
     connection_string = ";".join(f"{name}={value}" for name, value in parts.items())
-    return _made("abfs", "azurite", {"connection_string": connection_string}, ACCOUNT_KEY, monkeypatch)
+    return _made("abfs", "azurite", {"connection_string": connection_string}, ACCOUNT_KEY)
 
 
-def _s3_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def s3_bucket(endpoint: str) -> ObjectStore:
+    """Make a bucket on the S3 server, for a fixture of another scope.
+
+    :param endpoint: what the fixture ``s3_server`` returned
+    """
     options = {
         "key": "key-of-the-tests",
         "secret": S3_SECRET,
         "client_kwargs": {"endpoint_url": endpoint, "region_name": "eu-west-1"},
     }
-    return _made("s3", "moto", options, S3_SECRET, monkeypatch)
+    return _made("s3", "moto", options, S3_SECRET)
 
 
-def _made(
-    scheme: str, connection: str, options: dict[str, Any], secret: str, monkeypatch: pytest.MonkeyPatch
-) -> ObjectStore:
+def _made(scheme: str, connection: str, options: dict[str, Any], secret: str) -> ObjectStore:
     fs = make_filesystem(scheme, options)
     store = ObjectStore(scheme, connection, f"test-{secrets.token_hex(8)}", options, secret, fs)
     fs.mkdir(store.container)
+    return store
+
+
+def _connected(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     return store

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.filesystems import connection_of, has_users, is_known, provided, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+# It tells each request at INFO: thousands of lines in the log of a task.
+_TALKATIVE = logging.getLogger("azure.core.pipeline.policies.http_logging_policy")
 
 
 @contextlib.contextmanager
@@ -35,5 +39,16 @@ def connected(urls: Iterable[str]) -> Iterator[None]:
             # sftp://user@host: it is a user.
             if not has_users(scheme):
                 raise unknown(key) from error
-    with provided(made):
+    with provided(made), _quiet(_TALKATIVE):
         yield
+
+
+@contextlib.contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    if level == logging.NOTSET:  # else somebody wants it so
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

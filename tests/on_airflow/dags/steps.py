@@ -16,11 +16,13 @@ def predict(
     *,
     inputs: list[Any] | None = None,
     arguments: list[Any] | None = None,
+    output: str | None = None,
     operator: dict[str, Any] | None = None,
     **config: Any,
 ) -> ParallelRunOperator:
     """Make the step ``predict``: ``scripts/probe.py`` over the files of ``<root>/input``.
 
+    :param output: default a folder of the DAG run's own below ``<root>/out``
     :param operator: further arguments of ParallelRunOperator
     :param config: what differs from the values here
     """
@@ -41,7 +43,7 @@ def predict(
         task_id="predict",
         parallel_run_config=ParallelRunConfig(**{**values, **config}),
         inputs=inputs or [Dataset.File.from_files(f"{ROOT}/input").as_mount()],
-        output=f"{ROOT}/out/{dag_id}/{{{{ run_id }}}}",
+        output=output or f"{ROOT}/out/{dag_id}/{{{{ run_id }}}}",
         arguments=["--folder", f"{ROOT}/runs/{dag_id}/{{{{ run_id }}}}", *(arguments or [])],
         **(operator or {}),
     )
