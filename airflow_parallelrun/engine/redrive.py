@@ -18,7 +18,7 @@ from airflow_parallelrun.engine.ledger import Ledger
 from airflow_parallelrun.engine.outputs import output_of
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, seal, sealed_rounds, utc_now
-from airflow_parallelrun.engine.snapshot import find_code, freeze
+from airflow_parallelrun.engine.snapshot import take
 from airflow_parallelrun.engine.standing import published_result
 from airflow_parallelrun.exceptions import NotRedrivableError
 from airflow_parallelrun.worker.protocol import OK
@@ -170,8 +170,7 @@ def _why_no_success(plan: Plan, ledger: Ledger) -> str:
 def _amend(before: Plan, request: RedriveRequest, round_: int, chunks: int) -> Amendment:
     code, sha256, entry_script = before.code, before.code_sha256, before.entry_script
     if request.fresh_code:
-        source_directory, entry_script = find_code(request.config, request.base_directory)
-        snapshot = freeze(source_directory, before.output)
+        snapshot, entry_script = take(request.config, request.base_directory, before.output)
         if snapshot.sha256 != sha256:
             code, sha256 = names.code(snapshot.sha256), snapshot.sha256
             before.store.put(code, snapshot.archive)

@@ -11,21 +11,16 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_parallelrun.engine.code_folder import check_size, code_files, ignore_file_of, local_code
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EntryScriptContractError,
     EntryScriptNotFoundError,
-    InvalidValueError,
 )
-from airflow_parallelrun.rules import OWN_FOLDER
 
 if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig
 
-# The original's own limit for a snapshot.
-SIZE_LIMIT_BYTES = 300 * 1024 * 1024
-
-_LEFT_OUT = {"__pycache__", ".git", ".venv", OWN_FOLDER}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -35,43 +30,57 @@ class Snapshot:
 
     :param archive: a zip file whose bytes depend on names and contents alone
     :param sha256: of the archive, in hex
+    :param names: of its files
+    :param ignore_file: what said which files are no code; empty where nothing did
     """
 
     archive: bytes
     sha256: str
+    names: frozenset[str]
+    ignore_file: str
 
 
-def find_code(config: ParallelRunConfig, base_directory: str) -> tuple[str, str]:
-    """Return the folder to freeze, and the entry script's path in it; both are checked.
+def take(config: ParallelRunConfig, base_directory: str, output: str | None = None) -> tuple[Snapshot, str]:
+    """Freeze the code of a job, and return it with the entry script's path in it; the script is checked.
 
-    Without a source_directory, it is the folder that the entry script is in.
+    Without a source_directory, the code is the folder that the entry script is in.
 
     :param base_directory: what a relative path is relative to
-    :raises InvalidValueError: when there is no such folder
+    :param output: the output folder; left out if it lies inside
+    :raises InvalidValueError: when there is no such folder, file or archive
+    :raises ConfigurationError: when it is too large to be scripts, or cannot be read
     :raises EntryScriptNotFoundError: when it has no such script
     :raises EntryScriptContractError: when the script is not Python
+    :raises StorageError: when a store does not hand it out
     """
-    folder, entry_script = config.source_directory, config.entry_script
-    if not folder:
-        folder, entry_script = os.path.dirname(entry_script) or ".", os.path.basename(entry_script)
-    path = os.path.abspath(os.path.join(base_directory, os.path.expanduser(folder)))
-    if not os.path.isdir(path):
-        raise InvalidValueError("source_directory", folder, f"an existing folder (looked at {path!r})")
-    check_entry_script(path, entry_script, compile_it=config.environment.python is None)
-    return path, entry_script
+    given, entry_script = config.source_directory, config.entry_script
+    if not given:
+        given, entry_script = os.path.dirname(entry_script) or ".", os.path.basename(entry_script)
+    with local_code(given, base_directory) as (folder, shown):
+        check_entry_script(folder, entry_script, compile_it=config.environment.python is None, shown=shown)
+        snapshot = freeze(folder, output, shown)
+    if os.path.normpath(entry_script) not in snapshot.names:
+        name = snapshot.ignore_file or "what is never code, such as byte code"
+        raise ConfigurationError(
+            f"the entry script {entry_script!r} is left out of the snapshot of {shown!r} by {name}."
+        )
+    return snapshot, entry_script
 
 
-def check_entry_script(source_directory: str, entry_script: str, compile_it: bool) -> None:
+def check_entry_script(
+    source_directory: str, entry_script: str, compile_it: bool, shown: str | None = None
+) -> None:
     """Check what can be known about a script without running it.
 
     :param compile_it: whether the script runs on this interpreter's version of Python
+    :param shown: what people call the source directory
     :raises EntryScriptNotFoundError: when it is not a file below the source directory
     :raises EntryScriptContractError: when it is not Python
     """
     path = os.path.join(source_directory, entry_script)
     inside = os.path.realpath(path).startswith(os.path.realpath(source_directory) + os.sep)
     if not inside or not os.path.isfile(path):
-        raise EntryScriptNotFoundError(entry_script, source_directory)
+        raise EntryScriptNotFoundError(entry_script, shown or source_directory)
     if not entry_script.endswith(".py"):
         raise EntryScriptContractError(
             entry_script, "an entry script is a Python file, its name ends in .py."
@@ -86,35 +95,34 @@ def check_entry_script(source_directory: str, entry_script: str, compile_it: boo
             raise EntryScriptContractError(entry_script, f"is not valid Python: {place}{error}.") from error
 
 
-def freeze(source_directory: str, output: str | None = None) -> Snapshot:
+def freeze(source_directory: str, output: str | None = None, shown: str | None = None) -> Snapshot:
     """Freeze a folder. What symbolic links point to is frozen with it.
 
-    Version control, byte code and virtual environments (``.venv``) are left out.
+    What its ``.amlignore`` (or else ``.gitignore``) names is left out, and so are version control, byte code
+    and virtual environments (``.venv``); a folder that is left out is not looked into.
 
     :param output: the output folder; left out if it lies inside
+    :param shown: what people call the source directory
     :raises ConfigurationError: when it is too large to be a folder of scripts, or cannot be read
     """
+    shown = shown or source_directory
     try:
-        data = _archive(source_directory, output)
+        ignored = ignore_file_of(source_directory)
+        paths = code_files(source_directory, ignored, output)
+        check_size(shown, {name: os.path.getsize(path) for name, path in paths.items()})
+        data = _archive(paths)
     except OSError as error:
         raise ConfigurationError(
-            f"source_directory {source_directory!r} cannot be read: {error.filename!r}: {error.strerror}."
+            f"source_directory {shown!r} cannot be read: {error.filename!r}: {error.strerror}."
         ) from error
-    return Snapshot(data, hashlib.sha256(data).hexdigest())
+    return Snapshot(data, hashlib.sha256(data).hexdigest(), frozenset(paths), ignored.name)
 
 
-def _archive(source_directory: str, output: str | None) -> bytes:
+def _archive(paths: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
-    total = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for path in _files(source_directory, output):
-            total += os.path.getsize(path)
-            if total > SIZE_LIMIT_BYTES:
-                raise ConfigurationError(
-                    f"source_directory {source_directory!r} has more than {SIZE_LIMIT_BYTES >> 20} MiB. "
-                    "It is copied to every node: keep the scripts in a folder of their own."
-                )
-            info = zipfile.ZipInfo(os.path.relpath(path, source_directory), _EPOCH)
+        for name, path in sorted(paths.items()):
+            info = zipfile.ZipInfo(name, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = (os.stat(path).st_mode & 0o777) << 16
             with open(path, "rb") as file:
@@ -129,22 +137,3 @@ def unpack(archive: bytes, target: str) -> None:
         for info in file.infolist():
             path = file.extract(info, target)
             os.chmod(path, info.external_attr >> 16)  # extract() forgets what was executable
-
-
-def _files(folder: str, output: str | None) -> list[str]:
-    found = []
-    above = {folder: {os.path.realpath(output)} if output else set()}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(parent)
-        if here in above[parent]:  # the output, or a link back to a folder that we are in
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if name not in _LEFT_OUT)
-        above |= {os.path.join(parent, name): above[parent] | {here} for name in folders}
-        found += [os.path.join(parent, name) for name in files if not name.endswith(".pyc")]
-    for path in found:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigurationError(f"source_directory has a file {path!a}: not UTF-8.") from error
-    return sorted(path for path in found if os.path.isfile(path))

@@ -21,7 +21,7 @@ from airflow_parallelrun.engine.objects import objects_at
 from airflow_parallelrun.engine.outputs import output_at
 from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
-from airflow_parallelrun.engine.snapshot import Snapshot, find_code, freeze
+from airflow_parallelrun.engine.snapshot import Snapshot, take
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -85,11 +85,10 @@ def split(request: RunRequest) -> Plan:
     config = request.config
     driver_arguments.tell_without_effect(request.arguments)
     _check(request)
-    source_directory, entry_script = find_code(config, request.base_directory)
+    output = _folder(request.output, request.base_directory)
+    snapshot, entry_script = take(config, request.base_directory, output)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     sources, items = _cut(inputs, config)
-    output = _folder(request.output, request.base_directory)
-    snapshot = freeze(source_directory, None if output is None or is_remote(output) else output)
     if output is not None:
         _check_apart(output, inputs)
         output_at(output, request.owner).take(ownership.result_names(config.append_row_file_name))

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from airflow_parallelrun.engine import snapshot
+from airflow_parallelrun.engine import code_folder
 from airflow_parallelrun.engine.snapshot import check_entry_script, freeze, unpack
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
@@ -120,12 +120,18 @@ def test_an_output_inside_the_source_is_left_out(source):
     assert names_in(without.archive) == ["lib/é.py", "run.sh", "score.py"]
 
 
-def test_too_much_is_refused(source, monkeypatch):
-    monkeypatch.setattr(snapshot, "SIZE_LIMIT_BYTES", 20 << 20)
-    with (source / "weights.bin").open("wb") as file:
-        file.truncate(21 << 20)
-    with pytest.raises(ConfigurationError, match="has more than 20 MiB"):
+def test_too_much_is_refused_and_what_is_large_is_named(source, monkeypatch):
+    monkeypatch.setattr(code_folder, "SIZE_LIMIT_BYTES", 20 << 20)
+    for name, mib in (("weights.bin", 15), ("data/a/1.npy", 4), ("data/a/2.npy", 3), ("data/b/3.npy", 2)):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        with (source / name).open("wb") as file:
+            file.truncate(mib << 20)
+    with pytest.raises(ConfigurationError, match=r"has 24\.0 MiB, more than the 20 MiB") as caught:
         freeze(str(source))
+    assert "data/a/ (7.0 MiB), data/b/ (2.0 MiB)" in str(caught.value)
+    assert "weights.bin (15.0 MiB), data/a/1.npy (4.0 MiB), data/a/2.npy (3.0 MiB)" in str(caught.value)
+    (source / ".amlignore").write_text("weights.bin\n")
+    assert "data/a/1.npy" in names_in(freeze(str(source)).archive)
 
 
 def test_a_name_that_cannot_be_kept_is_named(source):
