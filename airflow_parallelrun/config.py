@@ -120,7 +120,8 @@ class ParallelRunConfig:
     :param process_count_per_node: None = one for each CPU that the node may use
     :param mini_batch_size: files per ``run()``, None = 10; of a table bytes, such as 1024, ``"64KB"`` or
         ``"10MB"``, None = ``"1MB"``, or ``"5000rows"``
-    :param source_directory: folder that every process gets a copy of
+    :param source_directory: what every process gets a copy of: a folder, a Python file, a ``.zip`` or
+        ``.tar.gz`` archive, or a URL of one of these; without what its ``.amlignore`` or ``.gitignore`` names
     :param description: free text
     :param logging_level: of what reaches the task log: WARNING, INFO or DEBUG
     :param run_invocation_timeout: seconds that one ``run()`` may take; None = 60

@@ -64,9 +64,11 @@ def main(given: Sequence[str]) -> int:
     models_root = models_root_of(parsed.models_root)
     ask = partial(_ask, models_root)
     scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
-    _become_a_worker(config, scratch, models_root)
     try:
-        return _check(_settings(parsed, config, scratch), ask, config, loaded)
+        with tempfile.TemporaryDirectory(prefix="parallelrun-code-") as spare:
+            code = _code(config, spare)
+            _become_a_worker(config, scratch, models_root)
+            return _check(_settings(parsed, config, code, scratch), ask, config, loaded)
     finally:
         if any(name for _, _, files in os.walk(scratch) for name in files):
             print(f"the script wrote files to {scratch}")
@@ -111,13 +113,9 @@ def _become_a_worker(config: ParallelRunConfig, scratch: str, models_root: str |
     os.environ.update(environment)
 
 
-def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: str) -> Settings:
-    from airflow_parallelrun.engine.snapshot import check_entry_script
+def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, source: str, scratch: str) -> Settings:
     from airflow_parallelrun.worker.runtime import Settings
 
-    source = str(config.source_directory)
-    # Not compiled: Python's own account of a syntax error has more to say.
-    check_entry_script(source, config.entry_script, compile_it=False)
     return Settings(
         entry_script=os.path.join(source, config.entry_script),
         source_directory=source,
@@ -133,6 +131,19 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, scratch: st
         dataframe_header=config.append_row_dataframe_header,
         append_row_format=config.append_row_format,
     )
+
+
+def _code(config: ParallelRunConfig, spare: str) -> str:
+    """Return the folder of the code: where it is, or an empty one with what an archive or a URL holds."""
+    from airflow_parallelrun.engine.snapshot import check_entry_script, take, unpack
+
+    source = str(config.source_directory)
+    if os.path.isdir(source):
+        # Not compiled: Python's own account of a syntax error has more to say.
+        check_entry_script(source, config.entry_script, compile_it=False)
+        return source
+    unpack(take(config, ".")[0].archive, spare)
+    return spare
 
 
 def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from airflow_parallelrun.exceptions import (
     InvalidValueError,
     NotSupportedError,
 )
+from airflow_parallelrun.filesystems import is_remote
 
 from .inputs import add_input_options, inputs_of
 from .parser import (
@@ -85,7 +86,9 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
         "SIZE",
     ),
     "source_directory": FieldOption(
-        "folder that is copied with the entry script (default: the entry script's own)", "DIR"
+        "folder that is copied with the entry script (default: the entry script's own); if it is an archive "
+        "or a URL, ENTRY_SCRIPT is relative to it",
+        "DIR",
     ),
     "description": FieldOption("free text, kept with the run", "TEXT"),
     "logging_level": FieldOption("of the script's logs, and shows them: WARNING, INFO or DEBUG", "LEVEL"),
@@ -263,6 +266,10 @@ def amended_config(parsed: argparse.Namespace, config: ParallelRunConfig) -> Par
 
 
 def _source_and_script(entry_script: str, source_directory: str | None) -> tuple[str, str]:
+    if source_directory is not None and not os.path.isdir(source_directory):
+        # A file, an archive or a URL, which split looks into.
+        elsewhere = is_remote(source_directory)
+        return source_directory if elsewhere else os.path.abspath(source_directory), entry_script
     # Not resolved: a link is run under the name that was typed.
     script = Path(os.path.abspath(entry_script))
     if source_directory is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -218,3 +219,18 @@ def test_what_is_said_to_the_originals_driver_is_checked_here_too(work: Any) -> 
     ended = check(work, "def run(mini_batch): return mini_batch", "--", "--profiling_module", "perf")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == "parallelrun: --profiling_module must be cProfile or profile, got 'perf'.\n"
+
+
+def test_code_in_an_archive(work: Any) -> None:
+    work.script("import helper\ndef run(mini_batch): return [helper.NAME]", "jobs/score.py")
+    work.script("NAME = 'from the archive'", "jobs/helper.py")
+    shutil.make_archive(str(work.folder / "code"), "zip", work.folder / "code")
+    shutil.rmtree(work.folder / "code")
+    source = ("--source-directory", "code.zip")
+    ended = work.command("check", "jobs/score.py", *source, "--input", work.files(1))
+    assert ended.status == 0, ended.err
+    assert "  from the archive\n" in ended.out
+    assert "wrote files" not in ended.out
+    ended = work.command("run", "jobs/score.py", *source, "--input", "input", "--output", "output")
+    assert ended.status == 0, ended.err
+    assert work.rows() == ["from the archive"]

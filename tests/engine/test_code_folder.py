@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +17,19 @@ from workbench import make_config
 
 from airflow_parallelrun.engine import code_folder
 from airflow_parallelrun.engine.snapshot import freeze, take, unpack
+from airflow_parallelrun.engine.split import split
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EntryScriptNotFoundError,
     InvalidValueError,
+    StorageError,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from conftest import Job
+    from storage_servers import ObjectStore
 
 SCRIPT = "def run(batch): return batch\n"
 
@@ -156,3 +164,67 @@ def test_an_archive_writes_nowhere_else(source: Path) -> None:
 def test_what_cannot_be_a_source_directory(source: Path, given: str) -> None:
     with pytest.raises(InvalidValueError, match=r"an existing folder, Python file, .zip or .tar.gz archive"):
         take(make_config(source_directory=given), str(source.parent))
+
+
+def test_code_in_an_object_store(object_store: ObjectStore, source: Path) -> None:
+    for file in source.rglob("*"):
+        if file.is_file():
+            object_store.write(f"jobs/one/{file.relative_to(source)}", file.read_bytes())
+    object_store.write("jobs/one/.gitignore", b"data/\n*.log\n")
+    object_store.write("jobs/one/[odd] n*me?.py", b"")
+    # How consoles of stores make a folder.
+    object_store.write("jobs/one/lib/")
+    snapshot, _ = take(make_config(source_directory=f"{object_store.url}/jobs/one/"), ".")
+    assert snapshot.names == {".gitignore", "[odd] n*me?.py", "lib/helper.py", "score.py"}
+    (source / ".gitignore").write_text("data/\n*.log\n")
+    (source / "[odd] n*me?.py").write_text("")
+    assert freeze(str(source)).sha256 == snapshot.sha256
+
+    url = object_store.write("jobs/code.zip", zipped(source).read_bytes())
+    assert take(make_config(source_directory=url), ".")[0].sha256 == snapshot.sha256
+    alone = take(make_config(source_directory=f"{object_store.url}/jobs/one/score.py"), ".")[0]
+    assert alone.names == {"score.py"}
+
+
+def test_code_that_a_store_does_not_have(s3_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidValueError, match="source_directory must be an existing folder"):
+        take(make_config(source_directory=f"{s3_store.url}/nowhere"), ".")
+    monkeypatch.setattr(code_folder, "SIZE_LIMIT_BYTES", 1 << 20)
+    s3_store.write("code/score.py", SCRIPT.encode())
+    s3_store.write("code/weights.bin", bytes(2 << 20))
+    with pytest.raises(ConfigurationError, match=r"The largest in it: weights\.bin \(2\.0 MiB\)"):
+        take(make_config(source_directory=f"{s3_store.url}/code"), ".")
+
+
+def test_a_store_that_cannot_be_asked_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "key": "an-id",
+        "secret": "not-to-be-told",
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
+    monkeypatch.setenv("PARALLELRUN_CONNECTION_NOBODY", json.dumps(options))
+    with pytest.raises(StorageError, match="s3://nobody@bucket/code: EndpointConnectionError"):
+        take(make_config(source_directory="s3://nobody@bucket/code"), ".")
+
+
+def test_nodes_and_retries_run_what_was_frozen(job: Job) -> None:
+    folder = job.folder / "bundles" / "version-1" / "dags"
+    (folder / "scripts").mkdir(parents=True)
+    script = folder / "scripts" / "score.py"
+    script.write_text("def run(mini_batch):\n    return ['version 1' for _ in mini_batch]\n")
+    job.files(4)
+    request = job.request(node_count=2, source_directory="scripts")
+    inputs = tuple(each.resolve(str(job.folder)) for each in request.inputs)
+    # As Airflow has it: relative to the folder of the DAG file, wherever its bundle has been unpacked.
+    asked = replace(
+        request, base_directory=str(folder), inputs=inputs, output=str(job.output), owner="dag/run/step"
+    )
+    job.plan = split(asked)
+    job.node(0)
+    script.write_text("def run(mini_batch):\n    return ['version 2' for _ in mini_batch]\n")
+    shutil.rmtree(job.folder / "bundles")
+    job.node(1)
+    job.node(1)
+    job.reduce()
+    assert job.rows() == ["version 1"] * 4
