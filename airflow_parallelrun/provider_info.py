@@ -71,13 +71,35 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "models_root": {
                         "description": (
-                            "Folder of the model registry: <models_root>/<name>/<version>/. "
-                            "The environment variable PARALLELRUN_MODELS_ROOT comes first. "
-                            "Every worker must see it."
+                            "Folder of the model registry, <models_root>/<name>/<version>/, which every "
+                            "worker must see; or a URL, whose models each machine fetches once. "
+                            "The environment variable PARALLELRUN_MODELS_ROOT comes first."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",
-                        "example": "/mnt/shared/models",
+                        "example": "abfs://connection@container/models",
+                        "default": "",
+                    },
+                    "models_cache": {
+                        "description": (
+                            "Folder of each worker machine for models that were fetched. "
+                            "The environment variable PARALLELRUN_MODELS_CACHE comes first. "
+                            "Empty: parallelrun-models-<user id> in the folder for temporary files."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/mnt/local/models",
+                        "default": "",
+                    },
+                    "models_cache_bytes": {
+                        "description": (
+                            "How much models_cache may hold: bytes, or a size such as 50GB. "
+                            "The environment variable PARALLELRUN_MODELS_CACHE_BYTES comes first. "
+                            "Empty: 20GB."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "50GB",
                         "default": "",
                     },
                     "storage_root": {

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import multiprocessing
 import os
@@ -88,6 +89,7 @@ def test_the_description_on_disk(registry: ModelRegistry, file: Path) -> None:
         "description": None,
         "created_at": made.created_at,
         "size_bytes": 4,
+        "files": [{"path": "iris.pkl", "size": 4, "sha256": hashlib.sha256(b"iris").hexdigest()}],
     }
 
 

@@ -49,7 +49,12 @@ def test_it_names_what_is_there() -> None:
     (form,) = info["connection-types"]
     assert form["hook-class-name"] == f"{DatastoreHook.__module__}.{DatastoreHook.__name__}"
     assert (form["connection-type"], form["hook-name"]) == (DatastoreHook.conn_type, DatastoreHook.hook_name)
-    assert set(info["config"]["parallelrun"]["options"]) == {"models_root", "storage_root"}
+    assert set(info["config"]["parallelrun"]["options"]) == {
+        "models_cache",
+        "models_cache_bytes",
+        "models_root",
+        "storage_root",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``parallelrun models``: the folder that holds the registered models."""
+"""``parallelrun models``: the registry of models."""
 
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import InvalidValueError, UnknownNameError
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 HELP = """\
 usage: parallelrun models COMMAND …
 
-The model registry: a folder with one sub-folder for each model and version.
+The model registry: a folder, or its like in an object store, with one sub-folder for each model and version.
 
 commands:
   register NAME PATH   copy a file or a folder into the registry, as the next version of NAME
   list                 every registered version
-  path NAME[:VERSION]  where it is; the latest version unless one is given
+  path NAME[:VERSION]  where it is on this machine; the latest version unless one is given
 
-The folder is --models-root, else the variable PARALLELRUN_MODELS_ROOT, else what Airflow's
+The folder, or its URL, is --models-root, else the variable PARALLELRUN_MODELS_ROOT, else what Airflow's
 configuration has as models_root in [parallelrun].
 """
 
@@ -77,7 +76,7 @@ def _list(given: Sequence[str]) -> None:
 
 
 def _path(given: Sequence[str]) -> None:
-    parser = _parser("path", "Prints where a model is.")
+    parser = _parser("path", "Prints where a model is on this machine; one in an object store is fetched.")
     parser.add_argument("model", metavar="NAME[:VERSION]")
     parsed = parser.parse(given)
     name, colon, version = parsed.model.partition(":")
@@ -88,14 +87,14 @@ def _path(given: Sequence[str]) -> None:
 
 def _parser(command: str, description: str) -> CommandParser:
     parser = CommandParser(f"models {command}", description)
-    parser.add_argument("--models-root", metavar="DIR", help="the registry's folder")
+    parser.add_argument("--models-root", metavar="DIR", help="the registry's folder or URL")
     return parser
 
 
 def _registry(root: str | None) -> ModelRegistry:
-    from airflow_parallelrun.models import ModelRegistry, models_root
+    from airflow_parallelrun.models import ModelRegistry, absolute_folder, models_root
 
-    return ModelRegistry(os.path.abspath(root or models_root()))
+    return ModelRegistry(absolute_folder(root) if root else models_root())
 
 
 def _as_dict(model: Any) -> dict[str, Any]:

@@ -314,9 +314,9 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
 
 def models_root_of(given: str | None) -> str | None:
     """The registry's folder; None where none is configured, which most scripts never notice."""
-    from airflow_parallelrun.models import models_root
+    from airflow_parallelrun.models import absolute_folder, models_root
 
     try:
-        return os.path.abspath(given or models_root())
+        return absolute_folder(given) if given else models_root()
     except ConfigurationError:
         return None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import sys
 import time
@@ -42,6 +41,7 @@ def main(given: Sequence[str]) -> int:
     from airflow_parallelrun.engine.amendment import amended
     from airflow_parallelrun.engine.redrive import RedriveRequest, redrive
     from airflow_parallelrun.engine.rounds import sealed_rounds
+    from airflow_parallelrun.models import absolute_folder
 
     plan = plan_of(parsed)
     _refuse_airflows(plan)
@@ -50,7 +50,7 @@ def main(given: Sequence[str]) -> int:
         by=f"{OWNER_PREFIX}{secrets.token_hex(6)}",
         config=_config(parsed, last),
         arguments=tuple(last.arguments if parsed.script_arguments is None else parsed.script_arguments),
-        models_root=os.path.abspath(parsed.models_root) if parsed.models_root else last.models_root,
+        models_root=absolute_folder(parsed.models_root) if parsed.models_root else last.models_root,
         fresh_code=parsed.fresh_code,
     )
     if parsed.logging_level:

@@ -20,6 +20,7 @@ from airflow_parallelrun.exceptions import (
     StorageError,
 )
 from airflow_parallelrun.filesystems import LOCAL_SCHEMES, hide, is_remote, locate
+from airflow_parallelrun.transfers import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -210,7 +211,7 @@ def _remote_files(fs: Any, path: str, url: str) -> Iterator[tuple[str, int]]:
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
-        listed = _listed(fs, f"{path}/{prefix}".rstrip("/"))
+        listed = list_folder(fs, f"{path}/{prefix}".rstrip("/"))
         if ignored is None:
             name = next((name for name in IGNORE_FILES if name in listed), None)
             ignored = IgnoreFile.of(name, fs.cat_file(f"{path}/{name}")) if name else IgnoreFile()
@@ -224,17 +225,6 @@ def _remote_files(fs: Any, path: str, url: str) -> Iterator[tuple[str, int]]:
                 waiting.append(f"{prefix}{name}/")
             else:
                 yield prefix + name, int(each.get("size") or 0)
-
-
-def _listed(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """Return what is in a folder by its name there."""
-    found = fs.ls(folder, detail=True)
-    if [each["name"].strip("/") for each in found] == [folder.strip("/")]:
-        # Where an object marks the folder, adlfs sees that one alone.
-        found = fs.find(folder, detail=True).values()
-    within = f"{folder}/".lstrip("/")
-    by_path = {each["name"].strip("/"): each for each in found}
-    return {path.removeprefix(within): each for path, each in by_path.items() if path.startswith(within)}
 
 
 def _is_left_out(ignored: IgnoreFile, prefix: str, name: str, is_folder: bool) -> bool:

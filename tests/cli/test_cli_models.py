@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from storage_servers import ObjectStore
+
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -80,3 +82,18 @@ def test_no_root_says_where_it_was_looked_for(
     ended = in_process("models", "list")
     assert ended.status == 2
     assert "PARALLELRUN_MODELS_ROOT" in ended.err
+
+
+def test_a_registry_in_an_object_store(
+    tmp_path: Path, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, in_process: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("PARALLELRUN_MODELS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "weights.bin").write_bytes(b"one")
+    root = ("--models-root", f"{object_store.url}/models")
+    assert in_process("models", "register", "mnist", "weights.bin", *root).out == "registered mnist:1\n"
+    assert in_process("models", "list", *root).out == "mnist:1\n"
+    path = Path(in_process("models", "path", "mnist", *root).out.strip())
+    assert path.read_bytes() == b"one"
+    ended = in_process("models", "path", "mnist", "--models-root", "s3://nobody@bucket/models")
+    assert ended.status == 2
+    assert "there is no connection 'nobody'" in ended.err
