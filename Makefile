@@ -8,6 +8,8 @@ TOOLS := $(VENV)/.tools
 BENCHED := $(VENV)/.bench
 # The store that tests take for Azure's; npm has it.
 AZURITE := 3.35.0
+# All but mlflow, see there.
+EXTRAS := azure s3 gcs examples dev docs bench
 PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
@@ -56,7 +58,7 @@ docs: $(TOOLS) ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 constraints: $(TOOLS) ## Pin the newest versions of everything in constraints.txt
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 $(EXTRAS:%=--extra %) pyproject.toml -o constraints.txt
 
 clean: down ## Remove everything that was made here, the demo's results too
 	rm -rf $(VENV) .benchmark .demo build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

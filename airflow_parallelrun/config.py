@@ -108,8 +108,8 @@ class ParallelRunConfig:
     """How the script runs, by the original's names, defaults and ranges.
 
     A ``PipelineParameter`` may stand for every number but ``init_timeout``, for ``mini_batch_size``, for
-    ``partition_keys`` (as a list, or as JSON text) and for ``logging_level``; its default is checked at once,
-    the value of a run when the run starts. None means the default wherever the original accepts it.
+    ``partition_keys`` (as a list, or as JSON text), ``logging_level`` and ``model``; its default is checked
+    at once, the value of a run when the run starts. None means the default wherever the original accepts it.
 
     :param environment: the interpreter of the script
     :param entry_script: Python file with ``init()`` and ``run()``, relative to *source_directory*
@@ -158,6 +158,9 @@ class ParallelRunConfig:
     :param bisect_failures: a mini-batch whose last try failed is halved until what fails is alone
     :param provenance_columns: columns behind every row: ``mini_batch``, ``source``, ``row``, ``try``,
         ``model_version``
+    :param model: a registered model for the script, which finds it in the folder ``AZUREML_MODEL_DIR``:
+        ``"mnist:3"``, ``"mnist"`` for the version that is the latest when the run starts, or an MLflow URI
+        such as ``"models:/mnist/3"``
 
     :raises InvalidValueError: for a value outside its range
     :raises NotSupportedError: for what the original has and this version does not
@@ -212,6 +215,7 @@ class ParallelRunConfig:
     retry_short_returns: bool = False
     bisect_failures: bool = False
     provenance_columns: tuple[str, ...] = ()
+    model: _Settable[str | None] = field(default=_NONE)
 
     def __post_init__(self) -> None:
         """Check and normalise every field."""
@@ -380,6 +384,7 @@ _RULES: dict[str, _Rule] = {
     "retry_short_returns": _Rule(rules.flag, False),
     "bisect_failures": _Rule(rules.flag, False),
     "provenance_columns": _Rule(rules.provenance_columns, ()),
+    "model": _Rule(rules.model, parameter=True),
 }
 
 

@@ -24,6 +24,9 @@ RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER
 PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try", "model_version")
 
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB]|rows)?")
+_VERSION = r"[1-9][0-9]{0,17}"
+_IN_URI = r"[^/@:\s]+"
+MODEL = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,254}}(:{_VERSION})?|models:/{_IN_URI}(/{_VERSION}|/latest|@{_IN_URI})"
 _FORBIDDEN_IN_FILE_NAME = frozenset('~"#%&*:<>?/\\{|}')
 
 
@@ -85,6 +88,17 @@ def path(name: str, value: Any) -> str:
 def inside(name: str, value: str) -> None:
     if value.startswith("/") or ".." in value.split("/"):
         raise InvalidValueError(name, value, "a file inside source_directory, relative to it")
+
+
+def model(name: str, value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch(MODEL, value)):
+        raise InvalidValueError(
+            name,
+            value,
+            "a registered model such as 'mnist' (the latest version) or 'mnist:3', or an MLflow URI such as "
+            "'models:/mnist/3', 'models:/mnist/latest' or 'models:/mnist@alias'",
+        )
+    return value
 
 
 def file_name(value: str) -> str:

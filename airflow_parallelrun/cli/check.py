@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from airflow_parallelrun.config import ParallelRunConfig
+    from airflow_parallelrun.engine.questions import Models
     from airflow_parallelrun.worker.loading import Loaded
     from airflow_parallelrun.worker.output import Origin
     from airflow_parallelrun.worker.runtime import EntryScript, Settings
@@ -52,6 +54,8 @@ _PACKAGE = Path(__file__).parent.parent
 
 def main(given: Sequence[str]) -> int:
     """Run ``parallelrun check`` and return its exit status."""
+    from airflow_parallelrun.engine.questions import Models
+
     parsed = parse_job("check", DESCRIPTION, given)
     config = driver_arguments.apply(config_of(parsed), parsed.script_arguments)
     _refuse_other_interpreter(config.environment.python)
@@ -62,11 +66,12 @@ def main(given: Sequence[str]) -> int:
         print("parallelrun: there is nothing in the first mini-batch that run() could get", file=sys.stderr)
         return FAILED
     models_root = models_root_of(parsed.models_root)
-    ask = partial(_ask, models_root)
     scratch = tempfile.mkdtemp(prefix="parallelrun-check-")
     try:
         with tempfile.TemporaryDirectory(prefix="parallelrun-code-") as spare:
-            code = _code(config, spare)
+            code = _code(config, os.path.join(spare, "code"))
+            config = _provide(config, models_root, spare)
+            ask = partial(_ask, Models(models_root, config.model))
             _become_a_worker(config, scratch, models_root)
             return _check(_settings(parsed, config, code, scratch), ask, config, loaded)
     finally:
@@ -130,11 +135,12 @@ def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, source: str
         provenance_columns=config.provenance_columns,
         dataframe_header=config.append_row_dataframe_header,
         append_row_format=config.append_row_format,
+        model=config.model,
     )
 
 
 def _code(config: ParallelRunConfig, spare: str) -> str:
-    """Return the folder of the code: where it is, or an empty one with what an archive or a URL holds."""
+    """Return the folder of the code: where it is, or a new one with what an archive or a URL holds."""
     from airflow_parallelrun.engine.snapshot import check_entry_script, take, unpack
 
     source = str(config.source_directory)
@@ -142,15 +148,28 @@ def _code(config: ParallelRunConfig, spare: str) -> str:
         # Not compiled: Python's own account of a syntax error has more to say.
         check_entry_script(source, config.entry_script, compile_it=False)
         return source
+    os.mkdir(spare)
     unpack(take(config, ".")[0].archive, spare)
     return spare
 
 
-def _ask(models_root: str | None, subject: str, arguments: dict[str, Any]) -> Any:
+def _provide(config: ParallelRunConfig, models_root: str | None, spare: str) -> ParallelRunConfig:
+    """Have the model here, and return the configuration as a worker process gets it."""
+    from airflow_parallelrun.engine.provisions import Wanted
+    from airflow_parallelrun.models import reference
+
+    if config.model is not None:
+        config = replace(config, model=reference.frozen(config.model, models_root))
+    wanted = Wanted(spare, config.model, models_root)
+    wanted.get()
+    return wanted.config(config)
+
+
+def _ask(models: Models, subject: str, arguments: dict[str, Any]) -> Any:
     """Answer as a node does, and fail as a worker process does."""
     from airflow_parallelrun.engine.questions import answer
 
-    ok, value = answer(models_root, None, subject, arguments)
+    ok, value = answer(models, None, subject, arguments)
     if not ok:
         raise LookupError(value)
     return value

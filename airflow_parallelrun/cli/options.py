@@ -151,6 +151,11 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
         "NAME",
         repeated=True,
     ),
+    "model": FieldOption(
+        "a registered model, which the script finds in the folder AZUREML_MODEL_DIR: mnist:3, mnist for the "
+        "latest version, or models:/mnist/3 of MLflow",
+        "NAME[:VERSION]",
+    ),
 }
 
 

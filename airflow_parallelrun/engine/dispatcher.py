@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.plan import Plan, PlanItems
     from airflow_parallelrun.engine.portions import Portion
 
+    Reply = Callable[[bool, Any], None]
+    Ask = Callable[[str, dict[str, Any], Reply], bool]
+
 logger = logging.getLogger(__name__)
 
 # Some 20 ms of work hide the way to the node and back. Measured: more than 1,024 no-ops are no faster.
@@ -63,12 +66,11 @@ class Dispatcher:
 
     :param plan: the plan
     :param items: the plan's items
-    :param ask: answers a worker's question: subject and arguments in, (ok, answer) out
+    :param ask: takes a worker's question: its subject, its arguments, and what to call with the answer; tells
+        whether it has done so already
     """
 
-    def __init__(
-        self, plan: Plan, items: PlanItems, ask: Callable[[str, dict[str, Any]], tuple[bool, Any]]
-    ) -> None:
+    def __init__(self, plan: Plan, items: PlanItems, ask: Ask) -> None:
         config = plan.config
         self._plan = plan
         self._items = items
@@ -167,7 +169,7 @@ class Dispatcher:
             elif kind == "result":
                 self._result(process, protocol.Result(*values))
             elif kind == "ask":
-                process.answer(*self._ask(*values))
+                self._take_question(process, *values)
             elif kind == "ready":
                 self._ready(process, values[0])
             else:
@@ -210,9 +212,21 @@ class Dispatcher:
             elif doomed is None and state is not None:
                 self._judge(process, state, now)
 
+    def _take_question(self, process: Process, subject: str, arguments: dict[str, Any]) -> None:
+        def reply(ok: bool, value: Any) -> None:
+            if process not in self.processes:
+                return
+            if process.waits:
+                process.waits, process.answered_ns = False, time.monotonic_ns()
+            process.answer(ok, value)
+
+        process.waits = not self._ask(subject, arguments, reply)
+
     def _judge(self, process: Process, state: page.PageState, now: int) -> None:
         deadline = self._deadlines.get(state.phase)
-        if deadline is not None and now - state.start_ns > deadline.limit_s * 1e9:
+        # What the node fetches for a process is no time of the script's.
+        since = max(state.start_ns, process.answered_ns)
+        if deadline is not None and not process.waits and now - since > deadline.limit_s * 1e9:
             message = f"{deadline.what} took longer than {deadline.limit_s} s ({deadline.name})"
             self._doomed[process.number] = _Doom(state, (deadline.kind, message), now + int(STACK_S * 1e9))
             process.dump_stack()

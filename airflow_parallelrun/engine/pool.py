@@ -115,6 +115,9 @@ class Process:
     :param forks: what forks it; default: it is started by exec
     """
 
+    #: Whether it waits for an answer of the node's, and when it got the last one that it waited for.
+    waits, answered_ns = False, 0
+
     def __init__(
         self, plan: Plan, started: Started, number: int, place: Workplace, forks: ForkServer | None = None
     ) -> None:
@@ -201,6 +204,7 @@ class Process:
             "profiling_module": plan.config.profiling_module,
             "profile": self.files.profile,
             "append_row_format": plan.config.append_row_format,
+            "model": plan.config.model,
         }
 
     def feed(self, portions: Iterable[Portion]) -> None:

@@ -15,7 +15,6 @@ import selectors
 import tempfile
 import time
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names
@@ -37,7 +36,8 @@ from airflow_parallelrun.engine.object_store import ObjectStore
 from airflow_parallelrun.engine.plan import Plan, PlanItems
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
-from airflow_parallelrun.engine.questions import answer
+from airflow_parallelrun.engine.provisions import Provisions
+from airflow_parallelrun.engine.questions import Questions
 from airflow_parallelrun.engine.resources import ResourceMonitor
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.engine.stall import StallWatch
@@ -101,7 +101,9 @@ class Session:
         self._items = PlanItems(plan, files=self._place.item_files)
         self._intake = Intake(plan, self._started, self._history, self._items)
         self._control = Control(self._store, self._started)
-        self._dispatcher = Dispatcher(plan, self._items, partial(answer, plan.models_root, plan.store))
+        self._questions = Questions(plan, wakeup.wake)
+        self._provisions = Provisions(plan, self._place.folder, wakeup.wake)
+        self._dispatcher = Dispatcher(plan, self._items, self._questions.ask)
         self._process_limit = plan.config.processes_per_node
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
@@ -130,7 +132,10 @@ class Session:
             unpack(self._store.read(self._plan.code), place.code)
         except OSError as error:
             raise StorageError(place.folder, error.strerror or str(error)) from error
-        self._launcher = Launcher(self._plan, self._started, place, self._selector, self._guardian)
+        opened.callback(self._questions.close)
+        opened.callback(self._provisions.close)
+        plan = self._provisions.plan
+        self._launcher = Launcher(plan, self._started, place, self._selector, self._guardian)
         opened.callback(self._launcher.close)
         self._launcher.prepare()
         self._logs = LogForwarder(self._plan.config.logging_level)
@@ -264,7 +269,7 @@ class Session:
     def _start_processes(self) -> None:
         dispatcher = self._dispatcher
         unclaimed = self._intake.free
-        if self._launcher.is_preparing:
+        if not self._provisions.ready() or self._launcher.is_preparing:
             return
         if dispatcher.fruitless >= INIT_FAILURES_PER_PROCESS * self._process_limit:
             if any(process.ready for process in dispatcher.processes):
@@ -298,6 +303,7 @@ class Session:
                 process.send_rest()
             if events & selectors.EVENT_READ and not self._dispatcher.receive(process):
                 self._bury(process)
+        self._questions.deliver()
         self._state = "running" if self._dispatcher.first_ready else self._state
         if self._wakeup.stop_requested:
             self._interrupt()

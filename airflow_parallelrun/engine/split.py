@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import driver_arguments
@@ -29,6 +29,7 @@ from airflow_parallelrun.exceptions import (
     StorageError,
 )
 from airflow_parallelrun.filesystems import is_remote
+from airflow_parallelrun.models import reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,6 +87,9 @@ def split(request: RunRequest) -> Plan:
     driver_arguments.tell_without_effect(request.arguments)
     _check(request)
     output = _folder(request.output, request.base_directory)
+    if config.model is not None:
+        # Once for the run: every node, and every retry, has the same version.
+        config = replace(config, model=reference.frozen(config.model, request.models_root))
     snapshot, entry_script = take(config, request.base_directory, output)
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     sources, items = _cut(inputs, config)

@@ -15,6 +15,7 @@ from airflow.sdk import Param
 
 from airflow_parallelrun.datasets import FileDataset, TabularDataset
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.rules import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,10 @@ FIELD_SCHEMAS: Mapping[str, dict[str, Any]] = {
     "allowed_failed_count": _LIMIT,
     "allowed_failed_percent": {"type": "number", "minimum": 0, "maximum": 100},
     "logging_level": {"type": "string", "enum": ["DEBUG", "INFO", "WARNING"]},
+    "model": {
+        "type": "string",
+        "pattern": rf"^({MODEL})(?!\n)$",
+    },
 }
 
 DATASET_SCHEMA: Mapping[str, Any] = {
@@ -72,6 +77,7 @@ _HELP = {
     "allowed_failed_count": "Mini-batches that may fail; -1 for any number",
     "allowed_failed_percent": "Percentage of the mini-batches that may fail",
     "logging_level": "What of the entry script's output the task log shows",
+    "model": "A registered model: mnist for its latest version, mnist:3, or models:/mnist/3 of MLflow",
 }
 
 # What None stands for, where it is the default.
@@ -84,6 +90,7 @@ _EMPTY = {
     "allowed_failed_count": "no such limit",
     "allowed_failed_percent": "no such limit",
     "logging_level": "INFO",
+    "model": "none",
 }
 
 _ARGUMENT_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}

@@ -79,7 +79,7 @@ class RowFormatter:
             self._typed = _typed(row_format, agree, settings)
         self._provenance = provenance
         self._strict = strict
-        #: The models that the script has asked for, each as ``name:version``.
+        #: The models that the script was given or has asked for, each as ``name:version``.
         self.models: List[str] = []
         self._to_csv = {**_TO_CSV, **settings}
         for name in ("columns", "header"):

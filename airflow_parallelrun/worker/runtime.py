@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     profiling_module: Optional[str] = None
     profile: str = ""
     append_row_format: str = "text"
+    model: Optional[str] = None
 
 
 class MiniBatchContext(NamedTuple):
@@ -108,6 +109,8 @@ class EntryScript:
             self._agree if agrees else None,
             settings.append_row_format,
         )
+        if settings.model is not None:
+            self.formatter.models.append(settings.model)
         self._profiler: Optional[Profiler] = None
         if settings.profiling_module is not None:
             self._profiler = Profiler(settings.profiling_module, settings.profile)

@@ -23,6 +23,11 @@ from airflow_parallelrun.worker import page, protocol
 GONE = object()
 
 
+def echo(subject, arguments, reply):
+    reply(True, [subject, arguments])
+    return True
+
+
 class FakeProcess(Process):
     """The node's side of a process, with a real page and without a process behind it."""
 
@@ -91,7 +96,7 @@ class Bench:
         self.folder = folder
         plan = make_plan(folder, mini_batches=1000, config=make_config(**config))
         items = SimpleNamespace(count=lambda ordinal: 1)
-        self.dispatcher = Dispatcher(plan, items, lambda subject, arguments: (True, [subject, arguments]))
+        self.dispatcher = Dispatcher(plan, items, echo)
         self.dispatcher.processes = [FakeProcess(n, folder / f"page{n}") for n in range(processes)]
         self.dispatcher.add([Portion(0, mini_batches)])
 
