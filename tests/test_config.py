@@ -40,6 +40,7 @@ PARAMETERS = {
     "allowed_failed_count": 0,
     "allowed_failed_percent": 12.5,
     "partition_keys": ["user"],
+    "model": "mnist:3",
 }
 
 
@@ -289,8 +290,8 @@ def test_where_a_parameter_may_stand(name: str, default: object) -> None:
 @pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(ParallelRunConfig)])
 def test_where_no_parameter_may_stand(name: str) -> None:
     if name in PARAMETERS:
-        wrong = PipelineParameter("chosen", "wrong")
-        rule = rf"{name} \(default_value of PipelineParameter 'chosen'\) must be .*, got 'wrong'"
+        wrong = PipelineParameter("chosen", "not right")
+        rule = rf"{name} \(default_value of PipelineParameter 'chosen'\) must be .*, got 'not right'"
     else:
         wrong = PipelineParameter("chosen", None)
         rule = rf"{name} must be a plain value; PipelineParameter is for allowed_failed_count, .*run_max_try"
