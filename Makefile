@@ -10,6 +10,8 @@ BENCHED := $(VENV)/.bench
 AZURITE := 3.35.0
 # All but mlflow, see there.
 EXTRAS := azure s3 gcs examples dev docs bench
+STORED := $(VENV)/.stored
+DEMO_NEEDS := $(RUNTIME) $(if $(filter azure,$(STORAGE)),$(STORED) azurite)
 PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
 
@@ -21,8 +23,8 @@ help: ## Show what there is
 
 setup: $(RUNTIME) ## Make .venv with what the demo needs
 
-demo: $(RUNTIME) ## Run batch inference over real digits on a real Airflow, from nothing to a file
-	@$(MODULE) demo
+demo: $(DEMO_NEEDS) ## Run batch inference over real digits on a real Airflow; with STORAGE=azure from and to Azurite
+	@$(MODULE) demo run $(or $(STORAGE),local)
 
 up: $(RUNTIME) ## Start the same Airflow and leave it running
 	@$(MODULE) demo up
@@ -72,6 +74,11 @@ $(RUNTIME): $(PINS)
 $(TOOLS): $(PINS) | $(RUNTIME)
 	@echo "Set-up of the tools for tests, checks and docs:"
 	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs
+	@touch $@ $(RUNTIME) $(STORED)
+
+$(STORED): $(PINS) | $(RUNTIME)
+	@echo "Set-up of the driver and the provider for Azure:"
+	@$(PYTHON) demo/install.py $(VENV) examples azure
 	@touch $@ $(RUNTIME)
 
 $(BENCHED): $(PINS) | $(RUNTIME)
@@ -109,11 +116,11 @@ azurite:
 	@if [ -e $(VENV)/azurite/.$(AZURITE) ]; then exit 0; fi; \
 	if ! command -v node > /dev/null || ! command -v npm > /dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	    echo "  install nodejs and npm for the tests with Azurite …"; \
+	    echo "  install nodejs and npm for Azurite …"; \
 	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs npm; } \
 	      > $(VENV)/npm.log 2>&1 || { cat $(VENV)/npm.log >&2; exit 1; }; \
 	  elif [ "$${CI:-}" = true ]; then echo "npm is missing, and it cannot be installed: not root, or no apt-get." >&2; exit 1; \
-	  else echo "npm is missing (root could install it with apt-get): the tests with Azurite will be skipped."; exit 0; fi; \
+	  else echo "npm is missing (root could install it with apt-get): there is no Azurite, and its tests will be skipped."; exit 0; fi; \
 	fi; \
 	echo "  fetch azurite $(AZURITE) from npm …"; \
 	rm -rf $(VENV)/azurite && mkdir -p $(VENV)/azurite && \

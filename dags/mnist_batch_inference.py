@@ -5,7 +5,9 @@ Reads a folder of images, has a TensorFlow model say which digit is on each, and
 line per image. Two nodes share the images, each with its own worker processes.
 
 Press *Trigger* to run it on other images (`mnist_param`: a file, a folder, a glob, or a list of them), with
-another mini-batch size (`batch_size_param`) or another number of processes per node (`process_count_param`).
+another mini-batch size (`batch_size_param`) or another number of processes per node (`process_count_param`),
+or to have the result elsewhere (`results_param`). Images and results may be in a store, too:
+`abfs://connection@container/folder`.
 
 `make demo` makes the images and the model; both lie in `.demo` beside this folder, or where the environment
 variable `PARALLELRUN_DEMO_DATA` says. The result is in `inferences/<run id>/mnist_outputs.txt` there.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param
 
 from airflow_parallelrun import (
     ComputeTarget,
@@ -36,6 +38,14 @@ with DAG(
     catchup=False,
     doc_md=__doc__,
     tags=["parallelrun", "demo"],
+    params={
+        "results_param": Param(
+            f"{DATA}/inferences",
+            type="string",
+            title="results_param",
+            description="A folder, or a URL in a store, in which each run gets a folder of its own.",
+        )
+    },
 ):
     images = PipelineParameter("mnist_param", default_value=Dataset.File.from_files(f"{DATA}/mnist"))
 
@@ -54,5 +64,5 @@ with DAG(
             node_count=2,
         ),
         inputs=[images.as_mount()],
-        output=f"{DATA}/inferences/{{{{ run_id }}}}",
+        output="{{ params.results_param }}/{{ run_id }}",
     )

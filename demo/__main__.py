@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m demo``: real digits through a real Airflow.
 
-``up`` starts the same Airflow and leaves it running, ``down`` stops it.
+``run azure`` does the same from and to Azurite. ``up`` starts the same Airflow and leaves it running, and
+``down`` stops it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ import httpx
 from rich.console import Console
 
 from demo.airflow_client import AirflowApiError
+from demo.azurite import AzuriteError, DemoStore
 from demo.digits import IMAGES, MODEL_NAME, DemoData
 from demo.local_airflow import LocalAirflow, LocalAirflowError
 from demo.progress import display_for, follow
@@ -46,16 +48,19 @@ class Result:
 
     outcome: Outcome
     counts: dict[str, int]
-    output_file: Path
+    output_file: str
     predictions: Predictions
 
 
 class Demo:
-    """The steps of the demo, and what they print."""
+    """The steps of the demo, and what they print.
 
-    def __init__(self, console: Console) -> None:
-        root = Path(os.environ.get("PARALLELRUN_DEMO_DATA") or ROOT / ".demo").resolve()
+    :param store: where images are read from and results are written to; None for folders of this machine
+    """
+
+    def __init__(self, console: Console, root: Path, store: DemoStore | None = None) -> None:
         self.console = console
+        self.store = store
         self.data = DemoData(root)
         self.airflow = LocalAirflow(
             root / "airflow",
@@ -63,6 +68,7 @@ class Demo:
             environment={
                 "PARALLELRUN_DEMO_DATA": str(root),
                 "PARALLELRUN_MODELS_ROOT": str(self.data.models),
+                **(store.environment if store else {}),
             },
         )
 
@@ -70,14 +76,16 @@ class Demo:
         """Run all steps: data, model, Airflow, all images, one image."""
         started = time.monotonic()
         self.prepare()
+        if self.store:
+            self.upload(self.store)
         try:
             self.start()
             setup_s = time.monotonic() - started
             self.say("Run 1", f"all {IMAGES} images, mini-batches of 5, 2 nodes with 2 processes each")
-            self.show_result(self.submit("all", {}), setup_s)
-            image = self.data.images / f"{IMAGES - 1:04d}.png"
-            self.say("Run 2", f"the same DAG, triggered with other parameters: only {image.name}, 1 process")
-            conf = {"mnist_param": str(image), "batch_size_param": "1", "process_count_param": 1}
+            self.show_result(self.submit("all", self.places("mnist")), setup_s)
+            image = f"{IMAGES - 1:04d}.png"
+            self.say("Run 2", f"the same DAG, triggered with other parameters: only {image}, 1 process")
+            conf = {**self.places(f"mnist/{image}"), "batch_size_param": "1", "process_count_param": 1}
             self.show_single(self.submit("one", conf))
         finally:
             self.airflow.stop()
@@ -110,6 +118,21 @@ class Demo:
         self.say("Model", f"{MODEL_NAME}, trained on {1797 - IMAGES} other digits ({made})")
         made = "there already" if SampleData(self.data.root).is_made() else self.make("samples")
         self.say("Samples", f"irises, sounds and sales, for the other DAGs ({made})")
+
+    def upload(self, store: DemoStore) -> None:
+        """Put the images into the store."""
+        started = time.monotonic()
+        count = store.upload(self.data.images, "mnist")
+        put = f"put there in {time.monotonic() - started:.0f} s" if count else "there already"
+        self.say(
+            "Storage", f"Azurite, in {_short(store.folder)}; the images are at {store.url('mnist')} ({put})"
+        )
+
+    def places(self, images: str) -> dict[str, str]:
+        """Return the parameters that say where images and results are."""
+        if self.store:
+            return {"mnist_param": self.store.url(images), "results_param": self.store.url("inferences")}
+        return {"mnist_param": str(self.data.root / images)}
 
     def make(self, module: str, *what: str) -> str:
         """Make one part of the data in a process of its own, and say how long it took."""
@@ -149,8 +172,9 @@ class Demo:
         if outcome.run["state"] != "success":
             raise DemoError(cause_of_failure(client, outcome))
         job = client.xcom(DAG_ID, run_id, f"{STEP}.reduce")
-        output_file = Path(job["output_file"])
-        return Result(outcome, job["counts"], output_file, Predictions.read(output_file))
+        output_file = str(job["output_file"])
+        text = self.store.read(output_file) if self.store else Path(output_file).read_text()
+        return Result(outcome, job["counts"], output_file, Predictions.of(text))
 
     def show_result(self, result: Result, setup_s: float) -> None:
         """Print rows, counts, accuracy, duration and where the file is."""
@@ -181,15 +205,23 @@ class Demo:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the commands and return the exit status."""
-    demo = Demo(Console())
-    commands: dict[str, Callable[[], None]] = {"run": demo.run, "up": demo.up, "down": demo.down}
-    name = arguments[0] if arguments else "run"
-    if name not in commands or len(arguments) > 1:
-        print(f"usage: python -m demo [{'|'.join(commands)}]", file=sys.stderr)
+    commands: dict[tuple[str, ...], Callable[[Demo], None]] = {
+        (): Demo.run,
+        ("run",): Demo.run,
+        ("run", "local"): Demo.run,
+        ("run", "azure"): Demo.run,
+        ("up",): Demo.up,
+        ("down",): Demo.down,
+    }
+    command = commands.get(tuple(arguments))
+    if command is None:
+        print("usage: python -m demo [run [local|azure] | up | down]", file=sys.stderr)
         return 2
+    root = Path(os.environ.get("PARALLELRUN_DEMO_DATA") or ROOT / ".demo").resolve()
     try:
-        commands[name]()
-    except (DemoError, LocalAirflowError, AirflowApiError, httpx.HTTPError, OSError) as error:
+        with DemoStore(root / "azurite") if "azure" in arguments else nullcontext() as store:
+            command(Demo(Console(), root, store))
+    except (DemoError, AzuriteError, LocalAirflowError, AirflowApiError, httpx.HTTPError, OSError) as error:
         print(f"The demo failed. {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -198,7 +230,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _short(path: Path) -> str:
+def _short(place: Path | str) -> str:
+    path = Path(place)
+    if "://" in str(place):
+        return str(place)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

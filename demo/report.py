@@ -13,7 +13,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from demo.airflow_client import AirflowClient
     from demo.progress import Outcome
@@ -31,10 +30,9 @@ class Predictions:
     rows: tuple[tuple[str, str], ...]
 
     @classmethod
-    def read(cls, output_file: Path) -> Predictions:
-        """Read the ``<file name>: <digit>`` lines that the entry script returned."""
-        lines = output_file.read_text().splitlines()
-        pairs = (line.partition(": ") for line in lines)
+    def of(cls, text: str) -> Predictions:
+        """Parse the ``<file name>: <digit>`` lines that the entry script returned."""
+        pairs = (line.partition(": ") for line in text.splitlines())
         return cls(tuple(sorted((name, digit) for name, _, digit in pairs)))
 
     def table(self, first: int) -> Table:

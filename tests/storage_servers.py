@@ -11,29 +11,23 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_parallelrun.filesystems import make_filesystem, variable
+from demo.azurite import ACCOUNT, ACCOUNT_KEY, LISTENS, command, connection_string, listening, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-AZURITE = Path(sys.prefix, "azurite", "node_modules", "azurite", "dist", "src", "blob", "main.js")
-# Azurite's one account: the same everywhere, and public.
-ACCOUNT = "devstoreaccount1"
-ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 # moto takes any; this one can be looked for.
 S3_SECRET = "secret-of-the-s3-server"
-_START_S = 60
 
 
 @dataclass(frozen=True)
@@ -83,15 +77,10 @@ class ObjectStore:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start Azurite's blob service; return the URL of its account."""
-    missing = None if shutil.which("node") else "node is not installed"
-    if missing is None and not AZURITE.is_file():
-        missing = f"{AZURITE} is not there: make azurite"
-    if missing is not None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no Azurite: {missing}")
+    if problem := missing():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no Azurite: {problem}")
     folder = tmp_path_factory.mktemp("azurite")
-    argv = ["node", str(AZURITE), "--blobPort", "0", "--inMemoryPersistence", "--silent"]
-    argv += ["--skipApiVersionCheck", "--disableTelemetry"]
-    with _server(argv, folder, r"listens on (http://\S+)") as url:
+    with _server(command("--inMemoryPersistence"), folder, LISTENS) as url:
         yield f"{url}/{ACCOUNT}"
 
 
@@ -100,7 +89,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start moto's server; return its URL."""
     folder = tmp_path_factory.mktemp("s3")
     argv = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
-    with _server(argv, folder, r"Running on (http://\S+)") as url:
+    with _server(argv, folder, re.compile(r"Running on (http://\S+)")) as url:
         yield url
 
 
@@ -128,14 +117,7 @@ def azure_container(endpoint: str) -> ObjectStore:
 
     :param endpoint: what the fixture ``azurite`` returned
     """
-    parts = {
-        "DefaultEndpointsProtocol": "http",
-        "AccountName": ACCOUNT,
-        "AccountKey": ACCOUNT_KEY,
-        "BlobEndpoint": endpoint,
-    }
-    connection_string = ";".join(f"{name}={value}" for name, value in parts.items())
-    return _made("abfs", "azurite", {"connection_string": connection_string}, ACCOUNT_KEY)
+    return _made("abfs", "azurite", {"connection_string": connection_string(endpoint)}, ACCOUNT_KEY)
 
 
 def s3_bucket(endpoint: str) -> ObjectStore:
@@ -165,13 +147,16 @@ def _connected(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSto
 
 
 @contextmanager
-def _server(argv: Sequence[str], folder: Path, says: str) -> Iterator[str]:
+def _server(argv: Sequence[str], folder: Path, says: re.Pattern[str]) -> Iterator[str]:
     """Run a server, which says on which free port it listens; return the URL that it says."""
     log = folder / "server.log"
     with log.open("wb") as stream:
         server = subprocess.Popen(argv, cwd=folder, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
     try:
-        yield _listening(server, log, says)
+        url = listening(log, says, lambda: server.poll() is None)
+        if url is None:
+            pytest.fail(f"{argv!r} does not listen: {log.read_text(errors='replace')}")
+        yield url
     finally:
         server.terminate()
         try:
@@ -179,14 +164,3 @@ def _server(argv: Sequence[str], folder: Path, says: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-
-
-def _listening(server: subprocess.Popen[bytes], log: Path, says: str) -> str:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        if found := re.search(says, log.read_text(errors="replace")):
-            return found[1]
-        if server.poll() is not None:
-            break
-        time.sleep(0.05)
-    pytest.fail(f"{server.args!r} does not listen: {log.read_text(errors='replace')}")

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from demo.install import uv_environment
 from demo.progress import Totals, display_for
 from demo.report import Predictions, _exception_lines
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _node(**changes: Any) -> dict[str, Any]:
@@ -58,9 +55,8 @@ def test_plain_progress_is_one_line_for_each_phase_and_the_end() -> None:
     ]
 
 
-def test_predictions_are_sorted_and_compared_with_the_labels(tmp_path: Path) -> None:
-    (tmp_path / "out.txt").write_text("b.png: 2\na.png: 1\nc.png: 3\nd.png: 4\n")
-    predictions = Predictions.read(tmp_path / "out.txt")
+def test_predictions_are_sorted_and_compared_with_the_labels() -> None:
+    predictions = Predictions.of("b.png: 2\na.png: 1\nc.png: 3\nd.png: 4\n")
     assert predictions.rows[0] == ("a.png", "1")
     assert predictions.accuracy({"a.png": "1", "b.png": "2", "c.png": "3", "d.png": "5"}) == 0.75
 

@@ -10,12 +10,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storage_servers import ACCOUNT, ACCOUNT_KEY, S3_SECRET
+from storage_servers import S3_SECRET
 
 from airflow_parallelrun.exceptions import ConfigurationError
 from airflow_parallelrun.filesystems import hide, is_known, locate
 from airflow_parallelrun.hooks.datastore import DatastoreHook
 from airflow_parallelrun.hooks.filesystems import connected
+from demo.azurite import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from storage_servers import ACCOUNT, ACCOUNT_KEY
 
 from airflow_parallelrun.filesystems import locate
 from airflow_parallelrun.hooks.filesystems import connected
+from demo.azurite import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
