@@ -104,7 +104,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "storage_root": {
                         "description": (
-                            "Folder in which every run gets its run directory. "
+                            "Folder in which every run gets its run directory, and a step without output its "
+                            "output folders. "
                             "Empty: .parallelrun in the run's own output folder. "
                             "Every worker must see it."
                         ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,11 +187,20 @@ def parse_job(command: str, description: str, given: Sequence[str]) -> argparse.
 def _add_data_options(parser: CommandParser) -> None:
     add_input_options(parser)
     group = parser.add_argument_group("results")
-    group.add_argument("--output", metavar="DIR", help="folder for the results; one run's own")
+    group.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for the results; one run's own (default: a new one in RUN_DIRECTORY_ROOT/outputs)",
+    )
     group.add_argument(
         "--run-directory-root",
         metavar="DIR",
-        help="where run directories go (default: OUTPUT/.parallelrun)",
+        help="where run directories go, and what runs keep for later ones (default: OUTPUT/.parallelrun)",
+    )
+    group.add_argument(
+        "--step",
+        metavar="NAME",
+        help="what the runs that belong together are called there (default: by the entry script's path)",
     )
     group.add_argument(
         "--models-root", metavar="DIR", help="folder of the model registry (default: see parallelrun models)"
@@ -302,19 +313,33 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
     :raises ConfigurationError: for a value that can never work
     """
     from airflow_parallelrun.engine.split import RunRequest
+    from airflow_parallelrun.engine.steps import StepRun
 
     if not parsed.output and not parsed.run_directory_root:
-        raise ConfigurationError("--output is missing: the folder for the results")
+        raise ConfigurationError(
+            "--output is missing: the folder for the results, or --run-directory-root to make one in"
+        )
+    token = secrets.token_hex(6)
+    run = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + token
     return RunRequest(
         config=config_of(parsed),
         inputs=inputs_of(parsed),
         output=parsed.output,
         arguments=tuple(parsed.script_arguments),
-        owner=f"{OWNER_PREFIX}{secrets.token_hex(6)}",
+        owner=f"{OWNER_PREFIX}{token}",
         base_directory=str(Path.cwd()),
         models_root=models_root_of(parsed.models_root),
         storage_root=parsed.run_directory_root,
+        step_run=StepRun(OWNER_PREFIX.rstrip("/"), run, _step(parsed)),
     )
+
+
+def _step(parsed: argparse.Namespace) -> str:
+    """Return the name of the step, which no two scripts share unless they are told to."""
+    if parsed.step:
+        return str(parsed.step)
+    path = os.path.abspath(parsed.entry_script)
+    return f"{Path(path).stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
 
 
 def models_root_of(given: str | None) -> str | None:

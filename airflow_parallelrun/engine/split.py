@@ -8,6 +8,7 @@ split that is repeated makes a run directory of its own.
 from __future__ import annotations
 
 import os
+import posixpath
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.datasets import DatasetInput
+    from airflow_parallelrun.engine.steps import StepRun
 
 # Chunks are what a node claims: small enough that the last ones even out (there are at least 64 for each
 # process), few enough that claiming them and listing the claims stays cheap.
@@ -52,12 +54,13 @@ class RunRequest:
 
     :param config: every parameter resolved; what the arguments set of it is added here
     :param inputs: each is split on its own, in this order
-    :param output: the output folder; None only for summary_only
+    :param output: the output folder; None for one of its own in the storage root, or, with summary_only, none
     :param arguments: the entry script's arguments
     :param owner: who the run is, the same when split is tried again
     :param base_directory: what relative paths are relative to
     :param models_root: the model registry's folder
     :param storage_root: where run directories go; default ``.parallelrun`` in the output folder
+    :param step_run: which run of which step it is; None for one that has no output folder but a given one
     """
 
     config: ParallelRunConfig
@@ -68,25 +71,60 @@ class RunRequest:
     base_directory: str = "."
     models_root: str | None = None
     storage_root: str | None = None
+    step_run: StepRun | None = None
 
     def __post_init__(self) -> None:
         """Take over what the arguments say to the original's driver."""
         object.__setattr__(self, "config", driver_arguments.apply(self.config, self.arguments))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A plan that is good, and that nobody else has seen anything of.
+
+    :param plan: the plan
+    :param output_is_given: whether its output folder was asked for
+    """
+
+    plan: Plan
+    output_is_given: bool
+    _items: ItemWriter
+    _snapshot: Snapshot
+
+    def write(self) -> Plan:
+        """Take the output folder, and make the run directory.
+
+        :raises OutputError: when the output folder or file belongs to somebody else
+        """
+        plan = self.plan
+        if plan.output is not None:
+            results = ownership.result_names(plan.config.append_row_file_name)
+            output_at(plan.output, plan.owner).take(results)
+        _write(plan, self._items, self._snapshot)
+        return plan
+
+
 def split(request: RunRequest) -> Plan:
-    """Make a run directory with a plan.
+    """Make a run directory with a plan; see :func:`draft`.
+
+    :raises OutputError: when the output folder or file belongs to somebody else
+    """
+    return draft(request).write()
+
+
+def draft(request: RunRequest) -> Draft:
+    """Check everything, list the input and freeze the code.
 
     :raises ConfigurationError: for values that can never work
     :raises DatasetError: when an input is missing, empty or unreadable, or takes too long to list
     :raises EntryScriptError: when there is no such script, or it is not Python
-    :raises OutputError: when the output folder or file belongs to somebody else
     """
     started = time.monotonic()
     config = request.config
     driver_arguments.tell_without_effect(request.arguments)
     _check(request)
-    output = _folder(request.output, request.base_directory)
+    storage_root = _folder(request.storage_root, request.base_directory)
+    output = _output(request, storage_root)
     if config.model is not None:
         # Once for the run: every node, and every retry, has the same version.
         config = replace(config, model=reference.frozen(config.model, request.models_root))
@@ -95,11 +133,9 @@ def split(request: RunRequest) -> Plan:
     sources, items = _cut(inputs, config)
     if output is not None:
         _check_apart(output, inputs)
-        output_at(output, request.owner).take(ownership.result_names(config.append_row_file_name))
     plan_id = secrets.token_hex(16)
-    run_dir = os.path.join(
-        _storage_root(request, output), time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + plan_id[:8]
-    )
+    stamp = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime())
+    run_dir = posixpath.join(storage_root or _own_folder(output), stamp + plan_id[:8])
     each = CHUNKS_PER_PROCESS if config.node_count > 1 else CHUNKS_PER_PROCESS_ALONE
     chunks = each * config.node_count * config.processes_per_node
     plan = Plan(
@@ -121,8 +157,7 @@ def split(request: RunRequest) -> Plan:
         created_at=utc_now(),
         split_seconds=round(time.monotonic() - started, 3),
     )
-    _write(plan, items, snapshot)
-    return plan
+    return Draft(plan, request.output is not None, items, snapshot)
 
 
 def chunk_starts(weights: Sequence[int], chunks: int) -> list[int]:
@@ -152,8 +187,14 @@ def _check(request: RunRequest) -> None:
         raise ConfigurationError(f"these parameters have no value yet: {', '.join(sorted(parameters))}.")
     if not request.inputs:
         raise InvalidValueError("inputs", request.inputs, "at least one dataset")
-    if request.output is None and request.config.output_action == "append_row":
-        raise InvalidValueError("output", None, "a folder when output_action is append_row")
+    if request.output is not None and not request.output.strip():
+        raise InvalidValueError("output", request.output, "the path of a folder")
+    if request.output is None and request.config.output_action == "append_row" and not _has_own(request):
+        rule = (
+            "a folder when output_action is append_row and there is no storage root. Set [parallelrun] "
+            "storage_root (by the command: --run-directory-root), in which each run gets a folder of its own"
+        )
+        raise InvalidValueError("output", None, rule)
     for each in request.inputs:
         each.check_mode()
     mini_batches.check(request.config, request.inputs)
@@ -180,10 +221,19 @@ def _check_apart(output: str, inputs: Iterable[DatasetInput]) -> None:
                 raise InvalidValueError("output", output, f"outside the input folder {path!r}")
 
 
-def _storage_root(request: RunRequest, output: str | None) -> str:
-    root = _folder(request.storage_root, request.base_directory)
-    if root is not None:
-        return root
+def _has_own(request: RunRequest) -> bool:
+    """Tell whether there can be an output folder that nobody asked for."""
+    return request.storage_root is not None and request.step_run is not None
+
+
+def _output(request: RunRequest, storage_root: str | None) -> str | None:
+    own = request.output is None and request.config.output_action == "append_row"
+    if own and storage_root is not None and request.step_run is not None:
+        return request.step_run.output(storage_root)
+    return _folder(request.output, request.base_directory)
+
+
+def _own_folder(output: str | None) -> str:
     if output is None:
         raise ConfigurationError(
             "there is neither an output folder nor a storage_root to keep the run directory in. "

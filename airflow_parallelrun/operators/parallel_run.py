@@ -11,7 +11,7 @@ from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.engine import mini_batches
 from airflow_parallelrun.engine.objects import check_scheme
-from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
+from airflow_parallelrun.exceptions import InvalidValueError, NotSupportedError
 from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.operators.checks import (
     check_arguments,
@@ -56,8 +56,9 @@ class ParallelRunOperator(TaskGroup):
     :param parallel_run_config: what to run and how
     :param inputs: the datasets to split, such as ``[files.as_mount()]`` or
         ``[table.as_named_input("rows")]``; each on its own, in list order; all files, or all tables
-    :param output: the folder that gets the output file; templated. ``append_row`` requires it. A folder
-        belongs to one run of one step, so a DAG that runs more than once has ``{{ run_id }}`` in it
+    :param output: the folder that gets the output file; templated. A folder belongs to one run of one step,
+        so a DAG that runs more than once has ``{{ run_id }}`` in it. Left out, ``append_row`` has a folder
+        of its own for each run, ``outputs/<dag>/<run>/<step>`` in ``[parallelrun] storage_root``
     :param side_inputs: not supported yet
     :param arguments: what the script finds in ``sys.argv``, keyword style: ``["--threshold", 0.5]``;
         templated. The step's own names (``--mini_batch_size``, ``--output``, …) are refused
@@ -114,7 +115,7 @@ class ParallelRunOperator(TaskGroup):
             raise InvalidValueError("parallel_run_config", parallel_run_config, "a ParallelRunConfig")
         checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
         check_driver_arguments(parallel_run_config, checked_arguments)
-        _check_output(output, parallel_run_config)
+        _check_output(output)
         _check_pool(routed["run"], parallel_run_config)
         mini_batches.check(parallel_run_config, checked_inputs)
 
@@ -216,15 +217,11 @@ def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool)
         raise NotSupportedError("allow_reuse=True", "Leave it out: every run computes its output.")
 
 
-def _check_output(output: object, config: ParallelRunConfig) -> None:
+def _check_output(output: object) -> None:
     if output is not None and not (isinstance(output, str | XComArg) and output):
         raise InvalidValueError("output", output, "the path of a folder, or a URL")
     if isinstance(output, str) and is_remote(output):
         check_scheme(output)
-    if output is None and config.output_action == "append_row":
-        raise ConfigurationError(
-            "output is required: output_action is append_row, which writes a file there."
-        )
 
 
 def _check_pool(run_arguments: dict[str, Any], config: ParallelRunConfig) -> None:

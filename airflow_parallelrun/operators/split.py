@@ -43,7 +43,7 @@ class SplitOperator(BaseOperator):
 
     :param config: ``ParallelRunConfig.to_dict()``, with references in place of pipeline parameters
     :param inputs: ``DatasetInput.to_dict()`` of each input, likewise
-    :param output_folder: the output folder
+    :param output_folder: the output folder; None for one in the storage root
     :param arguments: the script's arguments, likewise
     :param origins: which pipeline parameter the value at a place ("mini_batch_size") comes from
     """
@@ -69,6 +69,7 @@ class SplitOperator(BaseOperator):
         self.config = {name: value for name, value in config.items() if name != "environment_variables"}
         self.inputs = inputs
         self.output_folder = output_folder
+        self.output_is_given = output_folder is not None
         self.arguments = arguments
         self.origins = dict(origins)
         self.results: dict[str, str | None] = {}
@@ -165,6 +166,7 @@ class SplitOperator(BaseOperator):
     def _request(self, context: Context) -> RunRequest:
         """Build the engine's request from the resolved values, all of them checked again."""
         from airflow_parallelrun.engine.split import RunRequest
+        from airflow_parallelrun.engine.steps import StepRun
 
         settings = read_settings()
         variables = self.render_template(self.environment_variables, context)
@@ -177,16 +179,19 @@ class SplitOperator(BaseOperator):
         if config.node_count > settings.max_nodes:
             rule = f"at most {settings.max_nodes}, the deployment's [core] max_map_length"
             raise InvalidValueError("node_count", config.node_count, rule)
-        ti = context["ti"]
+        if self.output_is_given and not isinstance(self.output_folder, str):
+            raise InvalidValueError("output", self.output_folder, "the path of a folder")
+        ti, step = context["ti"], self.task_id.removesuffix(".split")
         return RunRequest(
             config=config,
             inputs=tuple(inputs),
             output=self.output_folder,
             arguments=tuple(str(item) for item in arguments),
-            owner=f"{ti.dag_id}/{ti.run_id}/{self.task_id.removesuffix('.split')}",
+            owner=f"{ti.dag_id}/{ti.run_id}/{step}",
             base_directory=str(Path(context["dag"].fileloc).parent),
             models_root=settings.models_root,
             storage_root=settings.storage_root,
+            step_run=StepRun(ti.dag_id, ti.run_id, step),
         )
 
     @contextmanager

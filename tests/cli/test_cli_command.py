@@ -61,7 +61,10 @@ def test_no_command_shows_the_help_and_is_wrong_usage(
             ("run", "score.py", "--input", "a.png", "b.png"),
             "unexpected argument 'b.png': a glob needs quotes; see parallelrun run --help",
         ),
-        (("run", "score.py", "--input", "in"), "--output is missing: the folder for the results"),
+        (
+            ("run", "score.py", "--input", "in"),
+            "--output is missing: the folder for the results, or --run-directory-root to make one in",
+        ),
         (
             ("run", *JOB, "--node-count", "two"),
             "--node-count: must be a whole number, got 'two'; see parallelrun run --help",

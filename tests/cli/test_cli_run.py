@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,19 @@ def test_summary_only_with_a_run_directory_elsewhere(work: Any) -> None:
     assert "output file" not in ended.out
     assert str(work.folder / "runs") in ended.out
     assert not (work.folder / "output").exists()
+
+
+def test_a_root_for_run_directories_has_an_output_for_each_run(work: Any) -> None:
+    options = ("--input", work.files(2), "--run-directory-root", "root")
+    files = []
+    for step in ((), ("--step", "mine")):
+        ended = work.command("run", work.script(ECHO), *options, *step)
+        assert ended.status == 0, ended.err
+        files.append(Path(re.search(r"output file: +(.*)", ended.out)[1]))
+    assert [file.read_text() for file in files] == ["000.txt\n001.txt\n"] * 2
+    first, second = (file.relative_to(work.folder / "root" / "outputs" / "cli").parts for file in files)
+    assert (first[1][:6], second[1]) == ("score-", "mine")
+    assert first[0] != second[0]
 
 
 def test_the_file_name_and_the_interpreter(work: Any) -> None:

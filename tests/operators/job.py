@@ -27,6 +27,7 @@ class Job:
     def __init__(self, folder: Path, script: str, **changes: Any) -> None:
         self.folder = folder
         self.arguments: list[Any] = ["--factor", 3, "--rate", 0.5]
+        self.output: Any = str(folder / "out")
         # Of this run; and of all runs of the DAG, by run id.
         self.xcoms: dict[str, Any] = {}
         self.states: dict[str, str | None] = {"predict.split": "success"}
@@ -78,17 +79,19 @@ class Job:
     def _set(self, key: str, value: Any) -> None:
         self.shown[key] = value
 
-    def split(self, origins: dict[str, str] | None = None, **config: Any) -> list[dict[str, Any]]:
+    def task(self, origins: dict[str, str] | None = None, **config: Any) -> SplitOperator:
         with DAG(self.dag_id, schedule=None):
-            task = SplitOperator(
+            return SplitOperator(
                 task_id="predict.split",
                 config={**self.config, **config},
                 inputs=[FileDataset.from_files("input").as_mount().to_dict()],
-                output_folder=str(self.folder / "out"),
+                output_folder=self.output,
                 arguments=self.arguments,
                 origins=origins or {},
             )
-        nodes: list[dict[str, Any]] = task.execute(self.context)
+
+    def split(self, origins: dict[str, str] | None = None, **config: Any) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = self.task(origins, **config).execute(self.context)
         return nodes
 
     def node(self) -> NodeOperator:

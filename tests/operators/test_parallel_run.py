@@ -147,12 +147,11 @@ def test_anything_else_among_inputs_is_refused(dag: DAG) -> None:
         operator(inputs=["/data"])
 
 
-def test_append_row_needs_an_output(dag: DAG) -> None:
-    with pytest.raises(ConfigurationError, match="output is required"):
-        operator(output=None)
+def test_an_output_may_be_left_out(dag: DAG) -> None:
+    operator(output=None)
+    operator(task_id="summary", output=None, parallel_run_config=config(output_action="summary_only"))
     with pytest.raises(InvalidValueError, match="output must be the path"):
         operator(task_id="again", output=3)
-    operator(task_id="summary", output=None, parallel_run_config=config(output_action="summary_only"))
 
 
 @pytest.mark.parametrize("feature", [{"side_inputs": [_FILES.as_mount()]}, {"allow_reuse": True}])

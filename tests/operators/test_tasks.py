@@ -52,6 +52,32 @@ def test_a_job_from_end_to_end(tmp_path: Path) -> None:
     assert set(job.xcoms["plan"]) == {"run_dir", "plan_id", "nodes", "reused_from"}
 
 
+def test_the_output_of_a_step_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(tmp_path, _ECHO)
+    job.output = None
+    with pytest.raises(
+        AirflowFailException, match=r"output must be a folder .* Set \[parallelrun\] storage_root"
+    ):
+        job.split()
+    monkeypatch.setenv("AIRFLOW__PARALLELRUN__STORAGE_ROOT", str(tmp_path / "root"))
+    job.node().execute(job.context)
+    job.reduce()
+    folder = tmp_path / "root" / "outputs" / "nightly" / "manual__1" / "predict"
+    assert job.xcoms["output"] == str(folder / "parallel_run_step.txt")
+    assert Path(job.xcoms["output"]).read_text() == "--factor 3 --rate 0.5\n" * 4
+
+
+def test_an_output_that_comes_to_nothing_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__PARALLELRUN__STORAGE_ROOT", str(tmp_path / "root"))
+    job = Job(tmp_path, _ECHO)
+    task = job.task()
+    task.output_folder = None  # as the output of a task that returned nothing is rendered
+    with pytest.raises(AirflowFailException, match="output must be the path of a folder, got None"):
+        task.execute(job.context)
+
+
 def test_a_stopped_node_raises(tmp_path: Path) -> None:
     job = Job(tmp_path, _SLOW)
     node = job.node()
