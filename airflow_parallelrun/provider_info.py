@@ -63,7 +63,7 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [_DATASTORE],
         "extra-links": [
             f"airflow_parallelrun.operators.links.{name}"
-            for name in ("ErrorReportLink", "JobResultLink", "OutputLink")
+            for name in ("EarlierRunLink", "ErrorReportLink", "JobResultLink", "OutputLink")
         ],
         "config": {
             "parallelrun": {

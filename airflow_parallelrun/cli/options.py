@@ -178,6 +178,8 @@ def parse_job(command: str, description: str, given: Sequence[str]) -> argparse.
     parser.usage = f"{parser.prog} ENTRY_SCRIPT --input PATH … [options] [-- script arguments]"
     parser.add_argument("entry_script", metavar="ENTRY_SCRIPT", help="Python file with init() and run()")
     _add_data_options(parser)
+    if command == "run":
+        _add_reuse_options(parser)
     add_field_options(parser, [name for name in FIELD_OPTIONS if name not in NOT_OPTIONS])
     parsed = parser.parse(own)
     parsed.script_arguments = script_arguments
@@ -198,12 +200,21 @@ def _add_data_options(parser: CommandParser) -> None:
         help="where run directories go, and what runs keep for later ones (default: OUTPUT/.parallelrun)",
     )
     group.add_argument(
+        "--models-root", metavar="DIR", help="folder of the model registry (default: see parallelrun models)"
+    )
+
+
+def _add_reuse_options(parser: CommandParser) -> None:
+    group = parser.add_argument_group("earlier runs, with --run-directory-root")
+    group.add_argument(
         "--step",
         metavar="NAME",
-        help="what the runs that belong together are called there (default: by the entry script's path)",
+        help="what runs that belong together are called there (default: by the entry script's path)",
     )
     group.add_argument(
-        "--models-root", metavar="DIR", help="folder of the model registry (default: see parallelrun models)"
+        "--allow-reuse",
+        action="store_true",
+        help="run nothing where an earlier run has come to the same, and its output is there",
     )
 
 
@@ -319,6 +330,10 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
         raise ConfigurationError(
             "--output is missing: the folder for the results, or --run-directory-root to make one in"
         )
+    if parsed.allow_reuse and not parsed.run_directory_root:
+        raise ConfigurationError(
+            "--allow-reuse needs --run-directory-root, the folder in which runs leave word of successes."
+        )
     token = secrets.token_hex(6)
     run = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + token
     return RunRequest(
@@ -331,6 +346,7 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
         models_root=models_root_of(parsed.models_root),
         storage_root=parsed.run_directory_root,
         step_run=StepRun(OWNER_PREFIX.rstrip("/"), run, _step(parsed)),
+        allow_reuse=parsed.allow_reuse,
     )
 
 

@@ -38,9 +38,13 @@ def main(given: Sequence[str]) -> int:
     request = request_of(parsed)
     if parsed.logging_level:
         show_logs(request.config.logging_level)
-    from airflow_parallelrun.engine.split import split
+    from airflow_parallelrun.engine.reuse import Reused, split_or_reuse
 
-    plan = split(request)
+    plan = split_or_reuse(request, lambda why: print(why, file=sys.stderr))
+    if isinstance(plan, Reused):
+        print(f"nothing is run: run {plan.run} has come to the same", file=sys.stderr, flush=True)
+        summarise(plan.result, time.monotonic() - started)
+        return 0
     nodes = f"{plan.node_count} node{'s' if plan.node_count > 1 else ''}"
     items = "" if plan.items is None else f" of {plan.items} items"
     print(f"{plan.mini_batches} mini-batches{items} on {nodes}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.config import CSV, INPUT_ORDER, PARQUET
 from airflow_parallelrun.engine import names, parquet
+from airflow_parallelrun.engine.copying import copy_range
 from airflow_parallelrun.engine.ledger import Segments, Span, segments_of
 from airflow_parallelrun.engine.object_segments import ObjectSegments
 from airflow_parallelrun.engine.object_store import ObjectStore
@@ -113,7 +114,7 @@ def _write(fd: int, plan: Plan, segments: Segments, spans: Iterable[Span]) -> No
         if can_copy and span.length >= _COPY_BYTES:
             _write_all(fd, gathered)
             gathered = bytearray()
-            copied = _copy(segments.descriptor(span), span, fd)
+            copied = copy_range(segments.descriptor(span), span.offset, span.length, fd)
             can_copy = copied == span.length
             span = Span(span.segment, span.offset + copied, span.length - copied)
         for piece in segments.stream([span]):
@@ -122,23 +123,6 @@ def _write(fd: int, plan: Plan, segments: Segments, spans: Iterable[Span]) -> No
                 _write_all(fd, gathered)
                 gathered = bytearray()
     _write_all(fd, gathered)
-
-
-def _copy(source: int | None, span: Span, fd: int) -> int:
-    """Have the kernel copy a span, and return how many of its bytes it has copied.
-
-    Where it cannot, for whatever reason, the rest is read and written, and that tells what is wrong.
-    """
-    copied = 0
-    try:
-        while source is not None and copied < span.length:
-            done = os.copy_file_range(source, fd, span.length - copied, span.offset + copied)
-            if not done:
-                break
-            copied += done
-    except (OSError, AttributeError):  # a Python that was built for an old C library has no such function
-        return copied
-    return copied
 
 
 def _write_all(fd: int, data: bytearray | memoryview) -> None:

@@ -23,7 +23,7 @@ from airflow_parallelrun.filesystems import LOCAL_SCHEMES, hide, is_remote, loca
 from airflow_parallelrun.transfers import list_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airflow_parallelrun.filesystems import Location
 
@@ -95,17 +95,18 @@ def ignore_file_of(folder: str) -> IgnoreFile:
     return IgnoreFile()
 
 
-def code_files(folder: str, ignored: IgnoreFile, output: str | None) -> dict[str, str]:
+def code_files(folder: str, ignored: IgnoreFile, left_out: Iterable[str | None]) -> dict[str, str]:
     """Return the files of a source directory that are code, each path by its name in the folder.
 
-    :param output: the output folder; left out if it lies inside
+    :param left_out: what runs write: folders, and URLs; no code where it lies inside
     :raises ConfigurationError: for a name that is not UTF-8
     """
     found: dict[str, str] = {}
-    above = {folder: {os.path.realpath(output)} if output and not is_remote(output) else set()}
+    outputs = {os.path.realpath(path) for path in left_out if path and not is_remote(path)}
+    above = {folder: outputs - {os.path.realpath(folder)}}
     for parent, folders, files in os.walk(folder, followlinks=True):
         here = os.path.realpath(parent)
-        if here in above[parent]:  # the output, or a link back to a folder that we are in
+        if here in above[parent]:  # an output, or a link back to a folder that we are in
             folders.clear()
             continue
         prefix = "" if parent == folder else os.path.relpath(parent, folder) + "/"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from array import array
@@ -37,6 +38,8 @@ class ItemWriter:
         self.weights = array("q")
         #: How many items there are; None once it is not known of one mini-batch.
         self.count: int | None = 0
+        #: Whether another item can be told from each of them by path, size and time or tag.
+        self.are_identifiable = True
         self._blocks: list[bytes] = [_HEADER]
         self._lines: list[bytes] = []
         self._starts = array("Q")
@@ -54,6 +57,8 @@ class ItemWriter:
             weight += size + _FILE_WEIGHT
             changed = "null" if mtime_ns is None else mtime_ns
             more = "" if etag is None else "," + encode_basestring(etag)
+            if mtime_ns is None and etag is None:
+                self.are_identifiable = False
             items.append(f"[{encode_basestring(path)},{size},{changed}{more}]")
         self._add(items, weight, files)
         if self.count is not None:
@@ -70,6 +75,8 @@ class ItemWriter:
         for part in parts:
             items.append(_encode(part.item))
             self.count = None if self.count is None or part.rows is None else self.count + part.rows
+            if part.file.mtime_ns is None and part.file.etag is None:
+                self.are_identifiable = False
         self._add(items, sum(part.weight for part in parts) + _FILE_WEIGHT, [part.file for part in parts])
 
     def _add(self, items: list[str], weight: int, files: Sequence[ListedFile]) -> None:
@@ -84,6 +91,14 @@ class ItemWriter:
         self._lines.append(data)
         if self._end - self._packed >= _BLOCK_BYTES:
             self._pack()
+
+    def sha256(self) -> str:
+        """Return the digest of all items, and of how they are dealt out to mini-batches."""
+        self._pack()
+        found = hashlib.sha256()
+        for block in self._blocks:
+            found.update(block)
+        return found.hexdigest()
 
     def write(self, store: Store) -> None:
         """Write both files, once.

@@ -22,6 +22,7 @@ JOURNAL = "journal"
 SEGMENTS = "segments"
 ROUNDS = "rounds"
 REDRIVES = "redrives"
+LATEST_MODELS = "latest_models"
 
 
 class Attempt(NamedTuple):
@@ -76,6 +77,11 @@ class ControlEntry(NamedTuple):
 def code(sha256: str) -> str:
     """Return the name of a copy of the code that a redrive has made; the plan's own is ``CODE``."""
     return f"code-{sha256[:16]}.zip"
+
+
+def latest_model(name: str, version: int) -> str:
+    """Return the name of the note that a script has asked for a model's latest version, and got this one."""
+    return f"{LATEST_MODELS}/{version}-{name}"
 
 
 def header(version: int) -> str:

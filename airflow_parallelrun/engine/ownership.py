@@ -79,6 +79,7 @@ def publish(output: str, name: str, written: str) -> str:
     :raises OutputExistsError: when a file of another origin has that name
     """
     target = os.path.join(output, name)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     Store(folder(output)).put(_mark(os.stat(written)), name.encode())
     try:
         os.link(written, target)
@@ -87,7 +88,7 @@ def publish(output: str, name: str, written: str) -> str:
         os.replace(written, target)
     else:
         os.unlink(written)
-    sync_folder(output)
+    sync_folder(os.path.dirname(target))
     logger.info("published %s", target)
     return target
 

@@ -51,6 +51,9 @@ class Plan:
     :param created_at: UTC, ISO 8601
     :param split_seconds: how long split took
     :param code: the name of the code snapshot
+    :param run: what the run is called among those of its step
+    :param successes: the folder of the records of the step's successes; None when this is to leave none
+    :param fingerprint: what its rows depend on; None likewise
     """
 
     run_dir: str
@@ -71,6 +74,9 @@ class Plan:
     created_at: str
     split_seconds: float
     code: str = names.CODE
+    run: str = ""
+    successes: str | None = None
+    fingerprint: dict[str, str] | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     @property

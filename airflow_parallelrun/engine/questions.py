@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,10 @@ def answer(
     try:
         if subject != "model_path":
             raise UnknownNameError("question", subject, ["header", "model_path"])
-        return True, models.find(arguments["name"], arguments["version"], stop)
+        path, version = models.find(arguments["name"], arguments["version"], stop)
+        if store is not None and arguments["version"] is None:
+            _note_latest(store, names.latest_model(arguments["name"], version))
+        return True, (path, version)
     except ParallelRunError as error:
         return False, str(error)
 
@@ -144,6 +148,12 @@ class Questions:
             return
         self._answers.append((reply, found))
         self._wake()
+
+
+def _note_latest(store: Store, name: str) -> None:
+    """Leave a note that the rows depend on this having been the latest version."""
+    if not store.exists(name):
+        store.create_exclusive(name, secrets.token_bytes(8))
 
 
 def _header(store: Store | None, name: str, proposed: str) -> str:

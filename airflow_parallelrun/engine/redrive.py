@@ -8,6 +8,7 @@ publishes what the round came to, the output is that of before, and ``job_result
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -170,7 +171,8 @@ def _why_no_success(plan: Plan, ledger: Ledger) -> str:
 def _amend(before: Plan, request: RedriveRequest, round_: int, chunks: int) -> Amendment:
     code, sha256, entry_script = before.code, before.code_sha256, before.entry_script
     if request.fresh_code:
-        snapshot, entry_script = take(request.config, request.base_directory, before.output)
+        left_out = (before.output, os.path.dirname(before.run_dir))
+        snapshot, entry_script = take(request.config, request.base_directory, left_out)
         if snapshot.sha256 != sha256:
             code, sha256 = names.code(snapshot.sha256), snapshot.sha256
             before.store.put(code, snapshot.archive)

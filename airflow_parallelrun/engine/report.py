@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_parallelrun.engine.dispatcher import TRACEBACK_END
 from airflow_parallelrun.engine.journal import Part
+from airflow_parallelrun.engine.ledger import Counts
 from airflow_parallelrun.engine.plan import PlanItems
 from airflow_parallelrun.engine.tries import error_line
 from airflow_parallelrun.worker import protocol
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from airflow_parallelrun.engine.journal import Line, Record
-    from airflow_parallelrun.engine.ledger import Counts
     from airflow_parallelrun.engine.plan import Plan
 
 FORMAT_VERSION = 1
@@ -96,6 +96,14 @@ class JobResult:
     def to_json(self) -> bytes:
         """Return the content of ``job_result.json``."""
         return json.dumps(self.to_dict(), indent=1).encode()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Make it from the content of ``job_result.json``; what is not of it is left out."""
+        known = {item.name: values[item.name] for item in fields(cls)}
+        known["counts"] = Counts(**known["counts"])
+        known["error_groups"] = [ErrorGroup(**group) for group in known["error_groups"]]
+        return cls(**known)
 
 
 class _Group:

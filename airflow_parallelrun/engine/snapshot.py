@@ -19,6 +19,8 @@ from airflow_parallelrun.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow_parallelrun.config import ParallelRunConfig
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -40,13 +42,15 @@ class Snapshot:
     ignore_file: str
 
 
-def take(config: ParallelRunConfig, base_directory: str, output: str | None = None) -> tuple[Snapshot, str]:
+def take(
+    config: ParallelRunConfig, base_directory: str, left_out: Iterable[str | None] = ()
+) -> tuple[Snapshot, str]:
     """Freeze the code of a job, and return it with the entry script's path in it; the script is checked.
 
     Without a source_directory, the code is the folder that the entry script is in.
 
     :param base_directory: what a relative path is relative to
-    :param output: the output folder; left out if it lies inside
+    :param left_out: what runs write; no code where it lies inside
     :raises InvalidValueError: when there is no such folder, file or archive
     :raises ConfigurationError: when it is too large to be scripts, or cannot be read
     :raises EntryScriptNotFoundError: when it has no such script
@@ -58,7 +62,7 @@ def take(config: ParallelRunConfig, base_directory: str, output: str | None = No
         given, entry_script = os.path.dirname(entry_script) or ".", os.path.basename(entry_script)
     with local_code(given, base_directory) as (folder, shown):
         check_entry_script(folder, entry_script, compile_it=config.environment.python is None, shown=shown)
-        snapshot = freeze(folder, output, shown)
+        snapshot = freeze(folder, left_out, shown)
     if os.path.normpath(entry_script) not in snapshot.names:
         name = snapshot.ignore_file or "what is never code, such as byte code"
         raise ConfigurationError(
@@ -95,20 +99,20 @@ def check_entry_script(
             raise EntryScriptContractError(entry_script, f"is not valid Python: {place}{error}.") from error
 
 
-def freeze(source_directory: str, output: str | None = None, shown: str | None = None) -> Snapshot:
+def freeze(source_directory: str, left_out: Iterable[str | None] = (), shown: str | None = None) -> Snapshot:
     """Freeze a folder. What symbolic links point to is frozen with it.
 
     What its ``.amlignore`` (or else ``.gitignore``) names is left out, and so are version control, byte code
     and virtual environments (``.venv``); a folder that is left out is not looked into.
 
-    :param output: the output folder; left out if it lies inside
+    :param left_out: what runs write; no code where it lies inside
     :param shown: what people call the source directory
     :raises ConfigurationError: when it is too large to be a folder of scripts, or cannot be read
     """
     shown = shown or source_directory
     try:
         ignored = ignore_file_of(source_directory)
-        paths = code_files(source_directory, ignored, output)
+        paths = code_files(source_directory, ignored, left_out)
         check_size(shown, {name: os.path.getsize(path) for name, path in paths.items()})
         data = _archive(paths)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.engine import mini_batches, names, ownership
+from airflow_parallelrun.engine.fingerprint import fingerprint, why_none
 from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.listing_limit import ListingLimit
 from airflow_parallelrun.engine.objects import objects_at
@@ -60,7 +61,9 @@ class RunRequest:
     :param base_directory: what relative paths are relative to
     :param models_root: the model registry's folder
     :param storage_root: where run directories go; default ``.parallelrun`` in the output folder
-    :param step_run: which run of which step it is; None for one that has no output folder but a given one
+    :param step_run: which run of which step it is; None for one that neither finds nor leaves anything there
+    :param allow_reuse: whether an identical earlier success may stand for it, and this for a later run
+    :param force: do it again, whatever has been done before
     """
 
     config: ParallelRunConfig
@@ -72,6 +75,8 @@ class RunRequest:
     models_root: str | None = None
     storage_root: str | None = None
     step_run: StepRun | None = None
+    allow_reuse: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Take over what the arguments say to the original's driver."""
@@ -84,10 +89,12 @@ class Draft:
 
     :param plan: the plan
     :param output_is_given: whether its output folder was asked for
+    :param why_unique: why it has no fingerprint; empty when it has one
     """
 
     plan: Plan
     output_is_given: bool
+    why_unique: str
     _items: ItemWriter
     _snapshot: Snapshot
 
@@ -128,7 +135,7 @@ def draft(request: RunRequest) -> Draft:
     if config.model is not None:
         # Once for the run: every node, and every retry, has the same version.
         config = replace(config, model=reference.frozen(config.model, request.models_root))
-    snapshot, entry_script = take(config, request.base_directory, output)
+    snapshot, entry_script = take(config, request.base_directory, (output, storage_root))
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     sources, items = _cut(inputs, config)
     if output is not None:
@@ -156,8 +163,13 @@ def draft(request: RunRequest) -> Draft:
         models_root=request.models_root,
         created_at=utc_now(),
         split_seconds=round(time.monotonic() - started, 3),
+        run=request.step_run.run if request.step_run else "",
     )
-    return Draft(plan, request.output is not None, items, snapshot)
+    why_unique = why_none(request, plan, items)
+    if not why_unique and request.step_run and storage_root:
+        successes = request.step_run.successes(storage_root)
+        plan = replace(plan, successes=successes, fingerprint=fingerprint(plan, items.sha256()))
+    return Draft(plan, request.output is not None, why_unique, items, snapshot)
 
 
 def chunk_starts(weights: Sequence[int], chunks: int) -> list[int]:

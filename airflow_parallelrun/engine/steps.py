@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's place in the storage root: what its runs leave there lies under its name.
 
-Outputs that nobody gave a folder are in ``outputs/<dag>/<run>/<step>``.
+Outputs that nobody gave a folder are in ``outputs/<dag>/<run>/<step>``, records of successes in
+``reuse/<dag>/<step>``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class StepRun:
         :param storage_root: an absolute path, or a URL
         """
         return _join(storage_root, "outputs", self.dag, self.run, self.step)
+
+    def successes(self, storage_root: str) -> str:
+        """Return the folder of the records of successes, the same for all runs of the step."""
+        return _join(storage_root, "reuse", self.dag, self.step)
 
 
 def path_part(text: str) -> str:

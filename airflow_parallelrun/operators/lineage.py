@@ -84,22 +84,21 @@ def job_lineage(plan: Plan | None, result: JobResult | None) -> Lineage:
     A failed job has no output. Rows and files are OpenLineage's own facets; for failures it has none, so the
     counts are in a run facet of ours, ``parallelRun``.
 
-    :param plan: None where reduce has not read it, or there is none
+    :param plan: None where reduce has not read it, or there is none: of a result that was taken over
     :param result: None where there is none, because a file could not be read or written
     """
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    if plan is None:
-        return OperatorLineage()
-    inputs = [DatasetInput.from_dict(document) for document in plan.inputs]
+    documents = plan.inputs if plan is not None else []
+    inputs = _inputs([DatasetInput.from_dict(document) for document in documents], plan)
     if result is None:
-        return OperatorLineage(inputs=_inputs(inputs, plan))
+        return OperatorLineage(inputs=inputs)
     counts = {_camel(name): value for name, value in asdict(result.counts).items()}
     facets = _run_facet(
-        verdict=result.verdict, planId=plan.plan_id, runDir=plan.run_dir, round=result.round, **counts
+        verdict=result.verdict, planId=result.plan_id, runDir=result.run_dir, round=result.round, **counts
     )
-    outputs = [] if result.verdict == "failed" else _outputs(plan, result)
-    return OperatorLineage(inputs=_inputs(inputs, plan), outputs=outputs, run_facets=facets)
+    outputs = [] if result.verdict == "failed" else _outputs(result)
+    return OperatorLineage(inputs=inputs, outputs=outputs, run_facets=facets)
 
 
 def _inputs(inputs: Sequence[DatasetInput], plan: Plan | None) -> list[InputDataset]:
@@ -116,11 +115,11 @@ def _inputs(inputs: Sequence[DatasetInput], plan: Plan | None) -> list[InputData
     return [InputDataset(namespace=space, name=name, inputFacets=dict(facets)) for space, name in names]
 
 
-def _outputs(plan: Plan, result: JobResult) -> list[OutputDataset]:
+def _outputs(result: JobResult) -> list[OutputDataset]:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset
 
-    path = result.output_file or plan.output
+    path = result.output_file or result.output
     if path is None:
         return []
     facets: dict[str, Any] = {}

@@ -68,13 +68,30 @@ class JobResultLink(_Link):
     shown_key = RESULT_KEY
 
 
+@attrs.define
+class EarlierRunLink(BaseOperatorLink):
+    """The run whose output this one takes over, or that it redrives; its id is in ``results``."""
+
+    name = "Earlier run"
+    xcom_key = "link_earlier_run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        results: dict[str, str | None] = getattr(operator, "results", {})
+        run_id = results.get(self.name)
+        return _address(ti_key.dag_id, run_id) if run_id else ""
+
+
 def _page(ti: TaskInstanceKey, key: str) -> str:
-    """Return the page that shows an XCom of reduce, of the same step and run.
+    """Return the page that shows an XCom of reduce, of the same step and run."""
+    task = quote(sibling(ti.task_id, "reduce"), safe="")
+    return f"{_address(ti.dag_id, ti.run_id)}/tasks/{task}/xcom?key_pattern={key}"
+
+
+def _address(dag_id: str, run_id: str) -> str:
+    """Return the page of a run.
 
     Without ``[api] base_url`` it is relative, which the UI resolves against the address that it is at.
     """
-    reduce_id = sibling(ti.task_id, "reduce")
-    dag, run, task = (quote(part, safe="") for part in (ti.dag_id, ti.run_id, reduce_id))
-    page = f"dags/{dag}/runs/{run}/tasks/{task}/xcom?key_pattern={key}"
+    page = f"dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
     base = str(conf.get("api", "base_url", fallback=None) or "")
     return f"{base.rstrip('/')}/{page}" if base else page

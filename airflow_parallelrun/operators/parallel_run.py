@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, TaskGroup, TriggerRule, XComArg
 
-from airflow_parallelrun import driver_arguments
+from airflow_parallelrun import driver_arguments, rules
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.engine import mini_batches
 from airflow_parallelrun.engine.objects import check_scheme
@@ -62,7 +62,9 @@ class ParallelRunOperator(TaskGroup):
     :param side_inputs: not supported yet
     :param arguments: what the script finds in ``sys.argv``, keyword style: ``["--threshold", 0.5]``;
         templated. The step's own names (``--mini_batch_size``, ``--output``, …) are refused
-    :param allow_reuse: not supported yet. ParallelRunStep's default is True; here it is False
+    :param allow_reuse: take over the output of an earlier run of the step that must have come to the same,
+        and run nothing; known only with ``[parallelrun] storage_root``. ``{"force": true}`` in the conf of a
+        run overrides it
     :param base_operator_kwargs: arguments of Airflow's operators; each goes to the task that it concerns:
 
         ==========  ==================================================================================
@@ -104,13 +106,13 @@ class ParallelRunOperator(TaskGroup):
         output: str | XComArg | None = None,
         side_inputs: Sequence[object] | None = None,
         arguments: Sequence[object] | None = None,
-        allow_reuse: bool = False,
+        allow_reuse: bool = True,
         **base_operator_kwargs: Any,
     ) -> None:
         step, routed = check_name(task_id, name), route(base_operator_kwargs)
         super().__init__(group_id=step, **_group_arguments(routed["group"]))
         _refuse_mapped_group(self)
-        _refuse_unsupported(side_inputs, allow_reuse)
+        _refuse_unsupported(side_inputs)
         if not isinstance(parallel_run_config, ParallelRunConfig):
             raise InvalidValueError("parallel_run_config", parallel_run_config, "a ParallelRunConfig")
         checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
@@ -130,6 +132,7 @@ class ParallelRunOperator(TaskGroup):
             config=references.config(parallel_run_config),
             output_folder=output,
             origins=references.origins,
+            allow_reuse=rules.flag("allow_reuse", allow_reuse),
             **routed["split"],
         )
         run = NodeOperator.partial(
@@ -208,13 +211,11 @@ class _References:
         return add_field(self._dag, parameter, schema, Place(setting, option or place, self._step))
 
 
-def _refuse_unsupported(side_inputs: Sequence[object] | None, allow_reuse: bool) -> None:
+def _refuse_unsupported(side_inputs: Sequence[object] | None) -> None:
     if side_inputs:
         raise NotSupportedError(
             "side_inputs", "Let the script open the files by a path that it gets in arguments."
         )
-    if allow_reuse:
-        raise NotSupportedError("allow_reuse=True", "Leave it out: every run computes its output.")
 
 
 def _check_output(output: object) -> None:

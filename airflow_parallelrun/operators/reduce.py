@@ -18,12 +18,14 @@ from airflow_parallelrun.operators.links import (
     OUTPUT_KEY,
     PLAN_KEY,
     RESULT_KEY,
+    EarlierRunLink,
     ErrorReportLink,
     JobResultLink,
     OutputLink,
 )
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
 from airflow_parallelrun.operators.redriving import REDRIVE_OF
+from airflow_parallelrun.operators.reusing import reused_result
 from airflow_parallelrun.operators.summary import asset_extra, error_report, summary
 from airflow_parallelrun.rules import RESULT_FILE
 
@@ -48,7 +50,12 @@ class ReduceOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ()
-    operator_extra_links: Collection[BaseOperatorLink] = (OutputLink(), ErrorReportLink(), JobResultLink())
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        OutputLink(),
+        ErrorReportLink(),
+        JobResultLink(),
+        EarlierRunLink(),
+    )
     ui_color = "#f4efe8"
 
     def __init__(self, *, split_task_id: str, **kwargs: Any) -> None:
@@ -64,32 +71,20 @@ class ReduceOperator(BaseOperator):
         :raises AirflowSkipException: when split was skipped
         :raises AirflowFailException: when split did not succeed, and when the job failed
         """
-        from airflow_parallelrun.engine import urls
-        from airflow_parallelrun.engine.plan import read_plan
-        from airflow_parallelrun.engine.reduce import settle
-
         pointers = self._pointers(context)
-        run_dir, earlier = str(pointers["run_dir"]), pointers["reused_from"]
-        ti = context["ti"]
-        if earlier:
-            self.log.info("A redrive of run %s: plan and output are that run's", earlier)
-        with airflow_outcome(), connected([run_dir]):
-            plan = self._plan = read_plan(run_dir)
-            with engine_logging(plan.config.logging_level), connected(urls.of_plan(plan)):
-                try:
-                    result, failure = settle(run_dir)
-                except OutputError as error:
-                    raise self._failed(error, context) from error
-            self._result = result
-            self._point_to_results(ti, plan, result)
-            if failure is not None:
-                # Airflow keeps no return value of a task that fails.
-                ti.xcom_push(key=RESULT_KEY, value=summary(result, earlier))
-                raise self._failed(failure, context) from failure
+        earlier = self.results[EarlierRunLink.name] = pointers["reused_from"]
+        with airflow_outcome(), connected([pointers.get("result") or pointers["run_dir"]]):
+            result = reused_result(pointers, self.split_task_id)
+            if result is None:
+                told = summary(result := self._settled(pointers, context), redrive_of=earlier)
+            else:
+                self.log.info("Run %s has come to the same, and its result is taken over", earlier)
+                self._show(result, context["ti"])
+                told = summary(result, reused_from=earlier)
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra.update(asset_extra(plan, result))
-        return summary(result, earlier)
+                context["outlet_events"][outlet].extra.update(asset_extra(result))
+        return told
 
     def get_openlineage_facets_on_start(self) -> Lineage:
         """Return nothing yet: it is in the plan, which is read when this task is under way."""
@@ -103,20 +98,43 @@ class ReduceOperator(BaseOperator):
         """Return the same; a failed job has no output."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
+    def _settled(self, pointers: dict[str, Any], context: Context) -> JobResult:
+        """Come to a verdict, and return the result of a success."""
+        from airflow_parallelrun.engine import urls
+        from airflow_parallelrun.engine.plan import read_plan
+        from airflow_parallelrun.engine.reduce import settle
+
+        ti, run_dir, redrive_of = context["ti"], str(pointers["run_dir"]), pointers["reused_from"]
+        if redrive_of:
+            self.log.info("A redrive of run %s: plan and output are that run's", redrive_of)
+        plan = self._plan = read_plan(run_dir)
+        with engine_logging(plan.config.logging_level), connected(urls.of_plan(plan)):
+            try:
+                result, failure = settle(run_dir)
+            except OutputError as error:
+                raise self._failed(error, context) from error
+        self._show(result, ti)
+        if failure is not None:
+            # Airflow keeps no return value of a task that fails.
+            ti.xcom_push(key=RESULT_KEY, value=summary(result, redrive_of))
+            raise self._failed(failure, context) from failure
+        return result
+
     def _failed(self, failure: ParallelRunError, context: Context) -> AirflowFailException:
         """Say what to do beside what happened: whoever was paged may know neither this step nor its tasks."""
         return AirflowFailException(f"{failure}\n{what_to_do(failure, self.task_id, context)}")
 
-    def _point_to_results(self, ti: Any, plan: Plan, result: JobResult) -> None:
+    def _show(self, result: JobResult, ti: Any) -> None:
         """Leave the paths where people and other tasks find them: in XCom and behind the links."""
-        self.results[JobResultLink.name] = f"{plan.output}/{RESULT_FILE}" if plan.output else None
+        self._result = result
+        self.results[JobResultLink.name] = f"{result.output}/{RESULT_FILE}" if result.output else None
         if result.error_groups:
             report = error_report(result)
             self.log.warning("%s", report)
             ti.xcom_push(key=ERROR_REPORT_KEY, value=report)
             self.results[ErrorReportLink.name] = result.failed_items_file
         if result.verdict != "failed":
-            output = result.output_file or plan.output
+            output = result.output_file or result.output
             ti.xcom_push(key=OUTPUT_KEY, value=output)
             if output:
                 self.results[OutputLink.name] = output

@@ -19,9 +19,10 @@ from airflow_parallelrun.operators.checks import check_arguments
 from airflow_parallelrun.operators.clearing import calls, ended_before, sibling
 from airflow_parallelrun.operators.conf import refuse_near_misses
 from airflow_parallelrun.operators.lineage import planned_lineage
-from airflow_parallelrun.operators.links import PLAN_KEY, JobResultLink
+from airflow_parallelrun.operators.links import PLAN_KEY, EarlierRunLink, JobResultLink
 from airflow_parallelrun.operators.outcome import airflow_outcome, engine_logging
 from airflow_parallelrun.operators.redriving import REDRIVE_OF, asked_for, redrive_earlier
+from airflow_parallelrun.operators.reusing import FORCE, is_forced
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 class SplitOperator(BaseOperator):
     """Make the plan of a job; use :class:`ParallelRunOperator`.
 
-    A run with ``{"redrive_of": "<earlier run>"}`` in its conf goes on with that run's plan instead.
+    A run with ``{"redrive_of": "<earlier run>"}`` in its conf goes on with that run's plan instead. Where an
+    identical success may stand for this run, there is no plan, and no node.
 
     Pushes the plan's pointers under the key ``plan`` and returns one small dict for each node. All that a
     pipeline parameter or a template can change is resolved here and only here; the other tasks read the plan.
@@ -46,11 +48,12 @@ class SplitOperator(BaseOperator):
     :param output_folder: the output folder; None for one in the storage root
     :param arguments: the script's arguments, likewise
     :param origins: which pipeline parameter the value at a place ("mini_batch_size") comes from
+    :param allow_reuse: whether an identical earlier success may stand for a run
     """
 
     template_fields: Sequence[str] = ("config", "inputs", "output_folder", "arguments")
     template_fields_renderers: ClassVar[dict[str, str]] = {"config": "json", "inputs": "json"}
-    operator_extra_links: Collection[BaseOperatorLink] = (JobResultLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (JobResultLink(), EarlierRunLink())
     ui_color = "#e8eef4"
 
     def __init__(
@@ -61,6 +64,7 @@ class SplitOperator(BaseOperator):
         output_folder: Any,
         arguments: list[Any],
         origins: Mapping[str, str],
+        allow_reuse: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,6 +76,7 @@ class SplitOperator(BaseOperator):
         self.output_is_given = output_folder is not None
         self.arguments = arguments
         self.origins = dict(origins)
+        self.allow_reuse = allow_reuse
         self.results: dict[str, str | None] = {}
         self._plan: Plan | None = None
 
@@ -91,8 +96,7 @@ class SplitOperator(BaseOperator):
             databases = [each.connection for each in request.inputs if each.connection]
             stores = connected(urls.of_request(request))
             with engine_logging(request.config.logging_level), provided(databases), stores:
-                plan, nodes = self._redrive(earlier, request, ti) if earlier else self._split(request)
-        pointers = {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": nodes, "reused_from": earlier}
+                pointers = self._redrive(earlier, request, ti) if earlier else self._split(request)
         ti.xcom_push(key=PLAN_KEY, value=pointers)
         run_id = sibling(self.task_id, "run")
         if stale := ended_before([run_id, sibling(self.task_id, "reduce")], context):
@@ -103,9 +107,9 @@ class SplitOperator(BaseOperator):
                 run_id,
                 calls(run_id, context),
             )
-        self._plan = plan
         self.results[JobResultLink.name] = None
-        return [{"node": index, "run_dir": plan.run_dir} for index in range(nodes)]
+        self.results[EarlierRunLink.name] = pointers["reused_from"]
+        return [{"node": index, "run_dir": pointers["run_dir"]} for index in range(pointers["nodes"])]
 
     def get_openlineage_facets_on_start(self) -> Lineage:
         """Return the inputs."""
@@ -122,10 +126,20 @@ class SplitOperator(BaseOperator):
         """Return the inputs."""
         return self.get_openlineage_facets_on_start()
 
-    def _split(self, request: RunRequest) -> tuple[Plan, int]:
-        from airflow_parallelrun.engine.split import split
+    def _split(self, request: RunRequest) -> dict[str, Any]:
+        from airflow_parallelrun.engine.reuse import Reused, split_or_reuse
 
-        plan = split(request)
+        plan = split_or_reuse(request, self.log.info)
+        if isinstance(plan, Reused):
+            self.log.info(
+                "Nothing is run: run %s has come to the same, and nothing that counts has changed since. "
+                "Its result: %s",
+                plan.run,
+                plan.result_file,
+            )
+            found = {name: plan.result[name] for name in ("run_dir", "plan_id")}
+            return {**found, "nodes": 0, "reused_from": plan.run, "result": plan.result_file}
+        self._plan = plan
         self.log.info(
             "Planned %d mini-batches (%s) for %d nodes in %s",
             plan.mini_batches,
@@ -133,11 +147,11 @@ class SplitOperator(BaseOperator):
             plan.node_count,
             plan.run_dir,
         )
-        return plan, plan.node_count
+        return _pointers(plan, plan.node_count)
 
-    def _redrive(self, earlier: str, request: RunRequest, ti: Any) -> tuple[Plan, int]:
+    def _redrive(self, earlier: str, request: RunRequest, ti: Any) -> dict[str, Any]:
         asked = redrive_earlier(earlier, request, self.task_id, ti)
-        plan = asked.plan
+        plan = self._plan = asked.plan
         nodes = plan.node_count if asked.mini_batches else 0
         self.log.info(
             "Redrive of run %s: %d of its %d mini-batches (%d items) are run again, on %d nodes. "
@@ -152,14 +166,15 @@ class SplitOperator(BaseOperator):
         wanted, kept = request.config.to_dict(), plan.config.to_dict()
         if nodes and (other := sorted(name for name in wanted if wanted[name] != kept[name])):
             self.log.warning("These stay as they were in run %s: %s", earlier, _listed(other))
-        return plan, nodes
+        return _pointers(plan, nodes, earlier)
 
     def _check_conf(self, conf: Mapping[str, Any]) -> None:
         """Refuse a slip in the name of any step's parameter, before the first step has done its work."""
         steps = [task for task in self.dag.tasks if isinstance(task, SplitOperator)]
         origins = [origin for step in steps for origin in step.origins.items()]
-        known = {*self.dag.params, REDRIVE_OF}
-        foreign = refuse_near_misses(conf, known, [*origins, (REDRIVE_OF, REDRIVE_OF)])
+        own = (REDRIVE_OF, FORCE)
+        known = {*self.dag.params, *own}
+        foreign = refuse_near_misses(conf, known, [*origins, *((name, name) for name in own)])
         if foreign:
             self.log.info("The run's conf has keys that no parameter of the DAG has: %s", _listed(foreign))
 
@@ -192,6 +207,8 @@ class SplitOperator(BaseOperator):
             models_root=settings.models_root,
             storage_root=settings.storage_root,
             step_run=StepRun(ti.dag_id, ti.run_id, step),
+            allow_reuse=self.allow_reuse,
+            force=is_forced(context["dag_run"].conf or {}),
         )
 
     @contextmanager
@@ -206,6 +223,10 @@ class SplitOperator(BaseOperator):
             raise ConfigurationError(
                 f"the pipeline parameter {origin!r} has a wrong value: {error}"
             ) from error
+
+
+def _pointers(plan: Plan, nodes: int, earlier: str | None = None) -> dict[str, Any]:
+    return {"run_dir": plan.run_dir, "plan_id": plan.plan_id, "nodes": nodes, "reused_from": earlier}
 
 
 def _shown(config: ParallelRunConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
-    from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.report import JobResult
 
 # Every XCom and every asset event is a row that the API server reads whole.
@@ -19,14 +18,19 @@ _CAUSES = 3
 _CAUSE_CHARS = 300
 
 
-def summary(result: JobResult, redrive_of: str | None = None) -> dict[str, Any]:
+def summary(
+    result: JobResult, redrive_of: str | None = None, reused_from: str | None = None
+) -> dict[str, Any]:
     """Return the result as in ``job_result.json``, with fewer error groups where they are long.
 
     :param redrive_of: the earlier run whose result it is, too
+    :param reused_from: the earlier run whose result was taken over
     """
     document = result.to_dict()
     if redrive_of:
         document["redrive_of"] = redrive_of
+    if reused_from:
+        document["reused_from"] = reused_from
     while document["error_groups"] and len(json.dumps(document)) > SUMMARY_BYTES:
         document["error_groups"].pop()
     return document
@@ -52,12 +56,12 @@ def error_report(result: JobResult) -> str:
     return "\n".join(lines)
 
 
-def asset_extra(plan: Plan, result: JobResult) -> dict[str, Any]:
+def asset_extra(result: JobResult) -> dict[str, Any]:
     """Return what an asset event tells those who wait for the asset."""
     counts = result.counts
     return {
         "verdict": result.verdict,
-        "output": as_uri(result.output_file or plan.output),
+        "output": as_uri(result.output_file or result.output),
         "mini_batches": counts.mini_batches,
         "mini_batches_failed": counts.failed + counts.short,
         "items": counts.items,

@@ -333,3 +333,23 @@ def test_mini_batch_thresholds(work: Any) -> None:
     ended = work.run(work.script(text), *options)
     assert ended.status == 1
     assert "ValueError: always" in ended.err
+
+
+def test_the_same_again_is_nothing_to_do_where_that_is_asked_for(work: Any) -> None:
+    script, options = work.script(ECHO), ("--run-directory-root", "root", "--allow-reuse")
+    first = work.run(script, *options)
+    assert first.status == 0, first.err
+    assert "Nothing is reused: no earlier success of this step is known." in first.err
+    second = work.command(
+        "run", script, "--input", "input", "--mini-batch-size", "1", *options, "--output", "other"
+    )
+    assert second.status == 0, second.err
+    assert re.fullmatch(r"nothing is run: run \S+ has come to the same\n", second.err)
+    assert (work.folder / "other" / "parallel_run_step.txt").read_text().split() == ROWS
+    assert str(work.folder / "other" / "parallel_run_step.txt") in second.out
+
+
+def test_reuse_needs_a_place_where_runs_are_remembered(work: Any) -> None:
+    ended = work.run(work.script(ECHO), "--allow-reuse")
+    assert ended.status == 2
+    assert "--allow-reuse needs --run-directory-root" in ended.err

@@ -44,6 +44,15 @@ def test_it_must_not_lie_among_the_input(job, echo):
         split(request)
 
 
+def test_what_runs_leave_is_no_code(job, echo):
+    code = job.files(1).split(echo).plan.code_sha256
+    request = replace(job.request(output=None, storage_root="source/root"), step_run=RUN)
+    job.plan = split(request)
+    job.run()
+    assert split(request).code_sha256 == code
+    assert split(job.request(output="elsewhere", storage_root="source/root")).code_sha256 == code
+
+
 @pytest.mark.parametrize("output", ["", " "])
 def test_an_empty_path_is_no_output(job, echo, output):
     with pytest.raises(InvalidValueError, match="output must be the path of a folder"):

@@ -115,9 +115,10 @@ def test_an_output_inside_the_source_is_left_out(source):
     (source / "results").mkdir()
     (source / "results" / "rows.txt").write_text("rows")
     with_it = freeze(str(source))
-    without = freeze(str(source), str(source / "results"))
+    without = freeze(str(source), [str(source / "results")])
     assert "results/rows.txt" in names_in(with_it.archive)
     assert names_in(without.archive) == ["lib/é.py", "run.sh", "score.py"]
+    assert freeze(str(source), [str(source), str(source.parent)]) == with_it
 
 
 def test_too_much_is_refused_and_what_is_large_is_named(source, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_parallelrun.operators.links import ErrorReportLink, JobResultLink, OutputLink
+from airflow_parallelrun.operators.links import EarlierRunLink, ErrorReportLink, JobResultLink, OutputLink
 from airflow_parallelrun.operators.reduce import ReduceOperator
 from airflow_parallelrun.operators.run import NodeOperator
 from airflow_parallelrun.operators.split import SplitOperator
@@ -47,8 +47,19 @@ def test_what_a_browser_cannot_open_is_shown_by_airflow(
     assert OutputLink().get_link(reduce, ti_key=_TI) == f"https://airflow.example/team/{page}"
 
 
+def test_the_earlier_run_has_a_page(reduce: ReduceOperator, monkeypatch: pytest.MonkeyPatch) -> None:
+    reduce.results["Earlier run"] = "manual__2026-11-21T10:00:00+00:00"
+    page = "dags/nightly/runs/manual__2026-11-21T10%3A00%3A00%2B00%3A00"
+    monkeypatch.delenv("AIRFLOW__API__BASE_URL", raising=False)
+    assert EarlierRunLink().get_link(reduce, ti_key=_TI) == page
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team/")
+    assert EarlierRunLink().get_link(reduce, ti_key=_TI) == f"https://airflow.example/team/{page}"
+    reduce.results["Earlier run"] = None
+    assert EarlierRunLink().get_link(reduce, ti_key=_TI) == ""
+
+
 def test_where_there_is_nothing_there_is_no_link(reduce: ReduceOperator) -> None:
-    for link in (OutputLink(), ErrorReportLink(), JobResultLink()):
+    for link in (OutputLink(), ErrorReportLink(), JobResultLink(), EarlierRunLink()):
         assert link.get_link(reduce, ti_key=_TI) == ""
 
 
@@ -61,4 +72,4 @@ def test_every_link_of_the_tasks_is_registered() -> None:
         for link in operator.operator_extra_links
     }
     assert registered == used
-    assert len({link().name for link in registered}) == len({link().xcom_key for link in registered}) == 3
+    assert len({link().name for link in registered}) == len({link().xcom_key for link in registered}) == 4

@@ -154,7 +154,18 @@ def test_an_output_may_be_left_out(dag: DAG) -> None:
         operator(task_id="again", output=3)
 
 
-@pytest.mark.parametrize("feature", [{"side_inputs": [_FILES.as_mount()]}, {"allow_reuse": True}])
+@pytest.mark.parametrize("given", [{}, {"allow_reuse": True}, {"allow_reuse": False}])
+def test_results_are_reused_unless_that_is_not_wanted(dag: DAG, given: dict[str, Any]) -> None:
+    operator(**given)
+    assert dag.get_task("predict.split").allow_reuse is given.get("allow_reuse", True)
+
+
+def test_whether_to_reuse_is_said_by_a_boolean(dag: DAG) -> None:
+    with pytest.raises(InvalidValueError, match="allow_reuse must be True or False, got 'no'"):
+        operator(allow_reuse="no")
+
+
+@pytest.mark.parametrize("feature", [{"side_inputs": [_FILES.as_mount()]}])
 def test_what_is_not_built_is_refused(dag: DAG, feature: dict[str, Any]) -> None:
     with pytest.raises(NotSupportedError, match=f"{next(iter(feature))}.*is not supported yet"):
         operator(**feature)
