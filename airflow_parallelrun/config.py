@@ -22,11 +22,10 @@ T = TypeVar("T")
 DEFAULT_FILES_PER_MINI_BATCH = 10
 DEFAULT_TABLE_MINI_BATCH_SIZE = "1MB"
 DEFAULT_APPEND_ROW_STEM = "parallel_run_step"
+DEFAULT_SPOOL_BYTES = 4 << 30
 TEXT, CSV, JSONL, PARQUET = "text", "csv", "jsonl", "parquet"
 INPUT_ORDER, ANY_ORDER = "input", "any"
 AUTO, FORK, EXEC = "auto", "fork", "exec"
-
-_UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 _REQUIRED: Any = MISSING
 _NONE: Any = None
@@ -156,6 +155,8 @@ class ParallelRunConfig:
     :param strict_returns: more elements than items are an error of the mini-batch
     :param retry_short_returns: a mini-batch that came back with fewer elements is tried again, too
     :param bisect_failures: a mini-batch whose last try failed is halved until what fails is alone
+    :param spool_bytes: of what lies in stores a node copies no more ahead of need, in bytes or as a size such
+        as ``"512MB"``; a mini-batch that is larger is copied alone
     :param provenance_columns: columns behind every row: ``mini_batch``, ``source``, ``row``, ``try``,
         ``model_version``
     :param model: a registered model for the script, which finds it in the folder ``AZUREML_MODEL_DIR``:
@@ -216,6 +217,7 @@ class ParallelRunConfig:
     bisect_failures: bool = False
     provenance_columns: tuple[str, ...] = ()
     model: _Settable[str | None] = field(default=_NONE)
+    spool_bytes: int = DEFAULT_SPOOL_BYTES
 
     def __post_init__(self) -> None:
         """Check and normalise every field."""
@@ -299,7 +301,7 @@ class ParallelRunConfig:
     def table_size(self) -> TableSize:
         """How large a mini-batch of a table is."""
         count, unit = rules.size(self._resolved("mini_batch_size") or DEFAULT_TABLE_MINI_BATCH_SIZE)
-        return TableSize(count, "rows") if unit == "rows" else TableSize(count * _UNITS[unit], "bytes")
+        return TableSize(count, "rows") if unit == "rows" else TableSize(count * rules.UNITS[unit], "bytes")
 
     @property
     def init_timeout_s(self) -> int:
@@ -385,6 +387,7 @@ _RULES: dict[str, _Rule] = {
     "bisect_failures": _Rule(rules.flag, False),
     "provenance_columns": _Rule(rules.provenance_columns, ()),
     "model": _Rule(rules.model, parameter=True),
+    "spool_bytes": _Rule(rules.size_in_bytes),
 }
 
 

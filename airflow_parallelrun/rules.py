@@ -23,6 +23,8 @@ RESERVED_OUTPUT_NAMES = (FAILED_ITEMS_FILE, RESULT_FILE, LOGS_FOLDER, OWN_FOLDER
 # In the order in which they stand behind a row.
 PROVENANCE_COLUMNS = ("mini_batch", "source", "row", "try", "model_version")
 
+UNITS = {"": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgG][bB]|rows)?")
 _VERSION = r"[1-9][0-9]{0,17}"
 _IN_URI = r"[^/@:\s]+"
@@ -131,6 +133,15 @@ def size(value: int | str) -> tuple[int, str]:
     assert match is not None
     unit = match[2] or ""
     return int(match[1]), unit if unit == "rows" else unit.upper()
+
+
+def size_in_bytes(name: str, value: Any) -> int:
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    number = int(match[1]) if match else value
+    if not is_int(number) or number < 1 or (match is not None and match[2] == "rows"):
+        rule = "a positive number of bytes, or a size such as '512MB' (KB, MB or GB); no space, no fraction"
+        raise InvalidValueError(name, value, rule)
+    return int(number) * UNITS[(match[2] or "").upper() if match else ""]
 
 
 def provenance_columns(name: str, value: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.exceptions import ConfigurationError, NotSupportedError
+from airflow_parallelrun.exceptions import ConfigurationError
 
 from .parser import comma_separated, name_and_value
 
@@ -135,7 +135,7 @@ def add_input_options(parser: CommandParser) -> None:
 def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
     """Every --input as an input of its own.
 
-    :raises ConfigurationError: for what cannot be a path, a URL without --direct, and options of tables
+    :raises ConfigurationError: for what cannot be a path, and options of tables
     """
     given = {
         field: getattr(parsed, name)
@@ -148,16 +148,12 @@ def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
 
 def _files(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> DatasetInput:
     from airflow_parallelrun.datasets import DatasetInput, FileDataset
-    from airflow_parallelrun.filesystems import is_remote
 
     if given:
         names = [f"--{name.replace('_', '-')}" for name, field in _READER_OPTIONS.items() if field in given]
         raise ConfigurationError(
             f"for tables only: {', '.join(names)}. Add --input-type {TABULAR}, or leave them out."
         )
-    if is_remote(path) and not parsed.direct:
-        instead = "Add --direct: the script gets the URLs and opens them itself."
-        raise NotSupportedError(f"fetching the input {path!r}", instead)
     if path.endswith(_HINTED):
         print(
             f"hint: run() gets the path of {path}; for its rows as DataFrames add --input-type {TABULAR}",

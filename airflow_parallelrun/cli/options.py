@@ -148,6 +148,10 @@ FIELD_OPTIONS: dict[str, FieldOption] = {
     "bisect_failures": FieldOption(
         "halve a mini-batch whose last try failed, until what fails is alone", flag=True
     ),
+    "spool_bytes": FieldOption(
+        "of inputs in stores a node copies no more ahead of need; bytes, or such as 512MB (default: 4GB)",
+        "SIZE",
+    ),
     "provenance_columns": FieldOption(
         "a column behind every row: mini_batch, source, row, try or model_version; may be repeated",
         "NAME",
@@ -234,7 +238,7 @@ def add_field_options(parser: CommandParser, names: Collection[str], told_defaul
         text = spec.help
         if not told_defaults:
             text = text.partition(" (default:")[0]
-        elif isinstance(default, (int, str)) and not spec.flag:
+        elif isinstance(default, (int, str)) and not spec.flag and " (default:" not in text:
             text = f"{text} (default: {default})"
         text = text.replace("%", "%%")
         options = [option_of(field.name)]

@@ -107,22 +107,19 @@ class DatasetInput:
         return replace(self, name=name)
 
     def check_mode(self) -> DatasetInput:
-        """Return the input itself, if its files can be had in its mode.
+        """Return the input itself, if it can be had in its mode.
 
-        :raises NotSupportedError: for a URL that would have to be mounted or downloaded, and for a table at a
-            URL or in another mode than ``direct``
+        :raises NotSupportedError: for a table in another mode than ``direct``
         """
-        paths = self.known_dataset.paths if self.known_dataset and not self.connection else ()
         if self.is_tabular and self.mode != "direct":
             instead = "Leave it out, or use as_direct(): processes read their own parts of a table's files."
             raise NotSupportedError(f"as_{self.mode}() of a table", instead)
-        for path in paths:
-            if self.is_tabular and is_remote(path):
-                raise NotSupportedError(f"a table at {path!r}", "Give files that all nodes can read.")
-            if self.mode != "direct" and is_remote(path):
-                instead = "Use as_direct(): the script gets the URLs and opens them itself."
-                raise NotSupportedError(f"as_{self.mode}() of {path!r}", instead)
         return self
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether nodes copy what lies at URLs for their processes."""
+        return (self.is_tabular or self.mode != "direct") and not self.connection
 
     def resolve(self, base_directory: str) -> DatasetInput:
         """The same input with absolute local paths; URLs stay as they are.

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.exceptions import (
@@ -12,9 +14,13 @@ from airflow_parallelrun.exceptions import (
     InputUnreadableError,
     UnknownNameError,
 )
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.worker.conditions import as_arrow, columns_of, leaves
+from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 
+from .copies import read_footer
 from .listing import FilePart
+from .remote_file import ReadAhead, RemoteFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
     from .listing import ListedFile
     from .tabular_dataset import TabularDataset
+
+
+_FOOTERS_AT_ONCE = 16
 
 
 class _RowGroup(NamedTuple):
@@ -56,8 +65,8 @@ class ParquetFiles:
         self._schemas: list[Any] = []
         # Columns of whole numbers or truth values that have a missing value somewhere.
         self._holed: set[str] = set()
-        for file in files:
-            self._add(file)
+        for file, source in _sources(files):
+            self._add(file, source)
         if not any(groups for _, groups in self._files):
             raise EmptyInputError(list(dataset.paths), "row")
         if self._condition is not None:
@@ -119,12 +128,12 @@ class ParquetFiles:
                         f"{leaf[2]!r}: {error}"
                     ) from error
 
-    def _add(self, file: ListedFile) -> None:
+    def _add(self, file: ListedFile, source: Any) -> None:
         import pyarrow
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(file.path) as opened:
+            with parquet.ParquetFile(source) as opened:
                 metadata, schema = opened.metadata, opened.schema_arrow
                 groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
                 sizes = [_RowGroup(n, g.num_rows, g.total_byte_size) for n, g in enumerate(groups)]
@@ -175,6 +184,30 @@ class ParquetFiles:
                         self._holed.add(column.path_in_schema)
 
 
+def _sources(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, Any]]:
+    """Yield files, each with what pyarrow reads its footer from: the path, or the footer itself.
+
+    :raises InputUnreadableError: when the footer of one in a store cannot be read
+    """
+    import pyarrow
+
+    # Some at a time: one after the other each would take as long as the way to the store and back.
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        left = iter(files)
+        while some := list(islice(left, 8 * _FOOTERS_AT_ONCE)):
+            footers = pool.map(lambda file: _footer(file) if is_remote(file.path) else None, some)
+            for file, footer in zip(some, footers, strict=True):
+                yield file, file.path if footer is None else pyarrow.BufferReader(footer)
+
+
+def _footer(file: ListedFile) -> bytes:
+    with _told_as_unreadable(file):
+        remote = RemoteFile(file)
+        footer = read_footer(remote)
+        remote.verify()
+    return footer
+
+
 def _fragments(file: ListedFile, condition: list[Any], wanted: Any) -> dict[int, Any]:
     """Return the row groups in which an expression may be true of a row, as their statistics say.
 
@@ -185,7 +218,10 @@ def _fragments(file: ListedFile, condition: list[Any], wanted: Any) -> dict[int,
     from pyarrow.fs import LocalFileSystem
 
     with _told_as_unreadable(file):
-        whole = dataset.ParquetFileFormat().make_fragment(file.path, LocalFileSystem())
+        place: Any = (file.path, LocalFileSystem())
+        if is_remote(file.path):
+            place = (pyarrow.PythonFile(ReadAhead(RemoteFile(file)).open(), "r"),)
+        whole = dataset.ParquetFileFormat().make_fragment(*place)
         schema = whole.physical_schema
     # Statistics leave NaN out, so a row group of 1.0 and NaN would have no row that is not 1.0; and those of
     # a 32-bit column are compared as 64 bits.
@@ -218,7 +254,7 @@ def _told_as_unreadable(file: ListedFile) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, InputChangedError, LoadError, OSError) as error:
         raise InputUnreadableError(file.path, str(error)) from error
 
 

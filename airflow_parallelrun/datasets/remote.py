@@ -29,10 +29,7 @@ def list_remote(url: str) -> Iterator[ListedFile]:
     """
     place = _ask(url, lambda: locate(url))
     found = _ask(url, lambda: _find(place.fs, place.path, url))
-    listed = [
-        ListedFile(place.url(name), int(info.get("size") or 0), _mtime_ns(info), _etag(info))
-        for name, info in found.items()
-    ]
+    listed = [ListedFile(place.url(name), *state_of(info)) for name, info in found.items()]
     return iter(sorted(listed, key=lambda file: file.path))
 
 
@@ -68,6 +65,11 @@ def _ask(url: str, question: Callable[[], T]) -> T:
     except Exception as error:
         # Every store's driver raises errors of its own.
         raise InputUnreadableError(url, hide(f"{type(error).__name__}: {error}")) from error
+
+
+def state_of(info: Mapping[str, Any]) -> tuple[int, int | None, str | None]:
+    """Return size, time of change and tag of a file, as far as its store tells."""
+    return int(info.get("size") or 0), _mtime_ns(info), _etag(info)
 
 
 def _mtime_ns(info: Mapping[str, Any]) -> int | None:

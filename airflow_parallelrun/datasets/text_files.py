@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import EmptyInputError, InputUnreadableError, InvalidValueError
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.worker.delimited import (
     MISSING,
     DelimitedParser,
@@ -18,11 +19,12 @@ from airflow_parallelrun.worker.delimited import (
     read_csv_arguments,
     with_newlines,
 )
-from airflow_parallelrun.worker.errors import LoadError
+from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 from airflow_parallelrun.worker.json_lines import JsonLinesParser, type_of
 from airflow_parallelrun.worker.records import TextFile, bytes_encoding, first_record, is_stream
 
 from .listing import FilePart
+from .remote_file import ReadAhead, RemoteFile
 from .tabular_dataset import DELIMITED, FIRST_HEADER, NO_HEADER, OTHER_HEADERS
 
 if TYPE_CHECKING:
@@ -121,11 +123,12 @@ class TextFiles:
     @contextlib.contextmanager
     def _opened(self, file: ListedFile) -> Iterator[TextFile]:
         try:
-            with contextlib.closing(TextFile(file.path, self._dataset.encoding)) as text:
+            source = ReadAhead(RemoteFile(file)) if is_remote(file.path) else None
+            with contextlib.closing(TextFile(file.path, self._dataset.encoding, source)) as text:
                 yield text
         except OSError as error:
             raise InputUnreadableError(file.path, error.strerror or str(error)) from error
-        except LoadError as error:
+        except (InputChangedError, LoadError) as error:
             raise InputUnreadableError(file.path, str(error)) from error
 
 

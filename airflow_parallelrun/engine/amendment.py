@@ -44,6 +44,7 @@ HOW_IT_RUNS = (
     "run_max_try",
     "shutdown_timeout",
     "source_directory",
+    "spool_bytes",
     "start_method",
     "task_overhead_timeout",
 )

@@ -21,7 +21,7 @@ from airflow_parallelrun.engine.object_store import store_at
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.rules import LOGS_FOLDER
 from airflow_parallelrun.worker.items import END, FIRST, ItemReader
-from airflow_parallelrun.worker.loading import unchanged
+from airflow_parallelrun.worker.loading import copies_of, find
 
 if TYPE_CHECKING:
     from airflow_parallelrun.engine.store import Store
@@ -166,10 +166,18 @@ class PlanItems:
     :param ahead: how many mini-batches are read at once, for one who asks for neighbours
     :param files: the paths of the items and of their index; default where the run directory has them, or a
         copy if that is in an object store
+    :param spool: the node's folder of copies
     """
 
-    def __init__(self, plan: Plan, ahead: int = 1, files: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ahead: int = 1,
+        files: tuple[str, str] | None = None,
+        spool: str | None = None,
+    ) -> None:
         self._plan = plan
+        self._spool = spool
         self._ahead = ahead
         self._files = files
         self._fetched: tempfile.TemporaryDirectory[str] | None = None
@@ -181,7 +189,7 @@ class PlanItems:
         :param part: which items; of a table it makes no difference
         :raises StorageError: when they cannot be read
         """
-        source, *items = self._line(ordinal)
+        source, *items = self.line(ordinal)
         if self._plan.sources[source]["type"] == "file":
             return [item[0] for item in items[part]]
         document = self._plan.sources[source]
@@ -194,15 +202,22 @@ class PlanItems:
         :return: 0 when that cannot be told any more
         :raises StorageError: when the plan cannot be read
         """
-        source, *items = self._line(ordinal)
+        source, *items = self.line(ordinal)
         document = self._plan.sources[source]
         if document["type"] == "file":
             return len(items)
         # Here, not at the top: who has files only need not wait for it.
         from airflow_parallelrun.worker.table import file_parts
 
+        copies = copies_of(self._spool, ordinal)
+        if copies is not None and not os.path.exists(copies.folder):
+            # It was given up before it was staged. That hardly ever happens: the dispatch thread may wait.
+            from airflow_parallelrun.datasets.copies import Copier
+
+            Copier(document).make_all(items, copies)
+        found = find(items, copies)
         with contextlib.closing(file_parts(document)) as parts:
-            count: int = parts.count(items, is_changed=unchanged(items)[1] is not None)
+            count: int = parts.count(items, None if found.wrong else found.places)
         return count
 
     def is_table(self, ordinal: int) -> bool:
@@ -210,9 +225,13 @@ class PlanItems:
 
         :raises StorageError: when the plan cannot be read
         """
-        return bool(self._plan.sources[self._line(ordinal)[0]]["type"] == "tabular")
+        return bool(self._plan.sources[self.line(ordinal)[0]]["type"] == "tabular")
 
-    def _line(self, ordinal: int) -> list[Any]:
+    def line(self, ordinal: int) -> list[Any]:
+        """Return what the plan says of a mini-batch: the number of its input, and its items.
+
+        :raises StorageError: when it cannot be read
+        """
         try:
             if self._reader is None:
                 self._reader = ItemReader(*self._item_files())

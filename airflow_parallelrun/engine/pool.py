@@ -17,10 +17,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_parallelrun.datasets.connections import connected
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.deaths import Exit
 from airflow_parallelrun.engine.portions import InFlight
+from airflow_parallelrun.engine.staging import loaded_sources
 from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, StorageError
 from airflow_parallelrun.worker import bootstrap, guardian, page, protocol
 
@@ -196,7 +196,7 @@ class Process:
             "error_log": self.files.error,
             "segment": self.segment,
             "item_files": place.item_files,
-            "sources": [*map(connected, plan.sources)],
+            "sources": loaded_sources(plan, place.folder),
             "partition_keys": plan.config.partition_keys or [],
             "strict_returns": plan.config.strict_returns,
             "provenance_columns": plan.config.provenance_columns,

@@ -40,6 +40,7 @@ from airflow_parallelrun.engine.provisions import Provisions
 from airflow_parallelrun.engine.questions import Questions
 from airflow_parallelrun.engine.resources import ResourceMonitor
 from airflow_parallelrun.engine.snapshot import unpack
+from airflow_parallelrun.engine.staging import NoStaging, Staging, spool_folder, staged_inputs
 from airflow_parallelrun.engine.stall import StallWatch
 from airflow_parallelrun.engine.workplace import Workplace
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
@@ -57,6 +58,8 @@ logger = logging.getLogger(__name__)
 CLAIMS_AHEAD = 20
 # More than this is no faster.
 QUEUE_LIMIT = 10_000
+# Of the plan so many mini-batches are read at once to stage them.
+_STAGED_AHEAD = 256
 # Local listings are cheap; every node sees a breach or a newer attempt of itself within this time.
 CONTROL_INTERVAL_S = 2.0
 # In an object store a look takes some requests, for which the dispatch thread waits.
@@ -98,7 +101,9 @@ class Session:
             self._place = Workplace.of(plan, make_folder(started.token), logs)
         except OSError as error:
             raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
-        self._items = PlanItems(plan, files=self._place.item_files)
+        spool = spool_folder(self._place.folder) if staged_inputs(plan) else None
+        self._items = PlanItems(plan, files=self._place.item_files, spool=spool)
+        self._staging = NoStaging()
         self._intake = Intake(plan, self._started, self._history, self._items)
         self._control = Control(self._store, self._started)
         self._questions = Questions(plan, wakeup.wake)
@@ -144,6 +149,8 @@ class Session:
         opened.callback(self._resources.close)
         self._committer = Committer(self._open_journal(opened), self._wakeup.wake)
         opened.callback(self._committer.close)
+        if staged_inputs(self._plan):
+            self._staging = self._open_staging(opened)
         logger.info(
             "node %s of %d, round %d: up to %d processes, %d mini-batches in all, %d done here before; "
             "run directory %s",
@@ -169,14 +176,26 @@ class Session:
         opened.callback(os.close, fd)
         return FileJournal(fd, store.path(name), store.sync)
 
+    def _open_staging(self, opened: ExitStack) -> Staging:
+        items = PlanItems(self._plan, _STAGED_AHEAD, self._place.item_files)
+        opened.callback(items.close)
+        staging = Staging(self._plan, items, self._place.folder, self._wakeup.wake)
+        opened.callback(staging.close)
+        return staging
+
+    @property
+    def _outstanding(self) -> int:
+        """Mini-batches that this node has and did not finish."""
+        return self._dispatcher.outstanding + self._staging.pending
+
     def work(self) -> None:
         """Run the dispatch loop to its end."""
         dispatcher = self._dispatcher
         self._claim()
-        while dispatcher.outstanding or self._intake.free:
+        while self._outstanding or self._intake.free:
             self._start_processes()
             if not self._committer.is_behind:
-                dispatcher.feed(last=not self._intake.free)
+                dispatcher.feed(last=not (self._intake.free or self._staging.pending))
             self._wait()
             self._look()
             self._collect()
@@ -239,15 +258,21 @@ class Session:
         return json.dumps(record).encode()
 
     def _claim(self) -> None:
-        """Claim chunks until the queue has what the processes need soon."""
-        while self._dispatcher.queued < self._wanted():
+        """Claim chunks until the queue has what the processes need soon, or will have once it is staged."""
+        self._take_staged()
+        while self._dispatcher.queued + self._staging.pending < self._wanted():
             taken = self._intake.next()
             if taken is None:
                 return
-            self._dispatcher.add(taken.portions)
-            for line in taken.partial:
-                self._dispatcher.go_on(line)
+            self._staging.add(taken.portions, taken.partial)
             self._committer.add(map(Finished.of, taken.poison))
+            self._take_staged()
+
+    def _take_staged(self) -> None:
+        staged = self._staging.take()
+        self._dispatcher.add(staged.portions)
+        for line in staged.partial:
+            self._dispatcher.go_on(line)
 
     def _wanted(self) -> int:
         """Return how many mini-batches should wait in the queue.
@@ -260,9 +285,9 @@ class Session:
         share = int(left / (4 * plan.node_count)) if plan.node_count > 1 else int(left)
         wanted = dispatcher.capacity()
         elapsed = time.monotonic() - (dispatcher.first_ready or time.monotonic())
-        if elapsed > 1:
-            ahead_s = CLAIMS_AHEAD * self._intake.claim_seconds
-            wanted = max(wanted, min(QUEUE_LIMIT, int(self._own.done / elapsed * ahead_s)))
+        rate = self._own.done / elapsed if elapsed > 1 else 0.0
+        ahead_s = CLAIMS_AHEAD * self._intake.claim_seconds
+        wanted = max(wanted, min(QUEUE_LIMIT, int(rate * ahead_s)), self._staging.ahead(rate))
         not_started = self._process_limit - len(dispatcher.processes)
         return max(not_started + dispatcher.idle, min(wanted, share))
 
@@ -277,7 +302,7 @@ class Session:
             failure = dispatcher.last_failure
             assert failure is not None
             raise EntryScriptInitError(self._started.attempt.node, dispatcher.fruitless, *failure)
-        wanted = min(self._process_limit, dispatcher.outstanding + unclaimed)
+        wanted = min(self._process_limit, self._outstanding + unclaimed)
         while len(dispatcher.processes) < wanted:
             process = self._launcher.start()
             self._guardian.watch(process.pid)
@@ -326,7 +351,7 @@ class Session:
 
     def _collect(self) -> None:
         """Hand finished mini-batches to the committer, and count those that it has committed."""
-        self._commit(hurry=not self._dispatcher.outstanding)
+        self._commit(hurry=not self._outstanding)
         self._count()
         self._committer.check()
 
@@ -340,6 +365,7 @@ class Session:
     def _commit(self, hurry: bool) -> None:
         if finished := self._dispatcher.take_finished():
             self._committer.add(finished, hurry)
+            self._staging.release(finished)
             self._finished += sum(each.tally.done for each in finished)
 
     def _look(self) -> None:
@@ -391,7 +417,10 @@ class Session:
                 self._dispatcher.last_failure,
             )
         reasons += self._stall.reasons(
-            self._finished + self._others.done, self._dispatcher.processes, self._dispatcher.outstanding
+            self._finished + self._others.done,
+            self._dispatcher.processes,
+            self._outstanding,
+            self._staging.pending,
         )
         if reasons:
             self._control.propose_abort(reasons)

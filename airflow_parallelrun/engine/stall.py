@@ -43,12 +43,15 @@ class StallWatch:
         self._finished = -1
         self._since = time.monotonic()
 
-    def reasons(self, finished: int, processes: Sequence[Process], outstanding: int) -> list[str]:
+    def reasons(
+        self, finished: int, processes: Sequence[Process], outstanding: int, staged: int = 0
+    ) -> list[str]:
         """Return why the job should be aborted; nothing while it gets on, or nothing is to be done here.
 
         :param finished: mini-batches of the whole job, as far as it is known here
         :param processes: of this node; when it stands still, each of them is asked for its stack
         :param outstanding: mini-batches that this node has and did not finish
+        :param staged: those of them whose files are still being copied
         """
         if self._limit_s is None:
             return []
@@ -60,6 +63,7 @@ class StallWatch:
         return [
             f"no mini-batch was finished for {now - self._since:.0f} s, progress_update_timeout is "
             f"{self._limit_s}: {_what_they_do(processes)}"
+            + (f"; {staged} wait for their files" if staged else "")
         ]
 
 

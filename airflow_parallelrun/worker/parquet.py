@@ -28,11 +28,17 @@ class ParquetRows:
     :param columns: names and types of the columns to read; "" is the type that it has
     :param condition: which rows are meant; None for all
     :param pandas: the module
+    :param place: where it is; default *path*; that is for messages otherwise
     :raises LoadError: when it is no Parquet file, or lacks one of the columns
     """
 
     def __init__(
-        self, path: str, columns: Sequence[Tuple[str, str]], condition: Optional[Condition], pandas: Any
+        self,
+        path: str,
+        columns: Sequence[Tuple[str, str]],
+        condition: Optional[Condition],
+        pandas: Any,
+        place: Optional[str] = None,
     ) -> None:
         import pyarrow
         from pyarrow import parquet
@@ -44,7 +50,7 @@ class ParquetRows:
         self._errors = pyarrow.ArrowException, OSError, ValueError
         try:
             # Else all of a row group is read at once, and stays until the last of it is decoded.
-            self._file = parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            self._file = parquet.ParquetFile(place or path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except self._errors as error:
             raise LoadError(f"{path} is not a Parquet file that can be read: {error}") from error
         self._wanted = list(dict.fromkeys([*(name for name, _ in columns), *columns_of(condition)]))

@@ -136,7 +136,7 @@ class Worker:
                 protocol.Result(feed, ordinal, protocol.SKIPPED, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None)
             )
             return
-        loaded = self._loader.load(self._read(ordinal, ahead), part)
+        loaded = self._loader.load(self._read(ordinal, ahead), part, ordinal)
         items, paths, wrong = loaded.items, loaded.paths, loaded.wrong
         if loaded.value is None:
             self._without_run(feed, ordinal, items, wrong)

@@ -49,29 +49,58 @@ def _is_superset_of_ascii(encoding: str) -> bool:
     return encoding == "utf-8-sig" or _ASCII.decode("ascii").encode(encoding) == _ASCII
 
 
+class LocalBytes:
+    """The bytes of a file.
+
+    :param path: where it is
+    :raises OSError: when it cannot be opened
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return so many bytes from an offset on; fewer only at the end of the file.
+
+        :raises OSError: when it cannot be read
+        """
+        return pread(self._fd, length, at)
+
+    def open(self) -> IO[bytes]:
+        """Return it as a file to be read from its beginning."""
+        file = os.fdopen(os.dup(self._fd), "rb")
+        file.seek(0)
+        return file
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+
 class TextFile:
     """The bytes of a text file, in an encoding in which line breaks and ASCII are single bytes.
 
     Offsets are in these bytes. A file that is a stream is read on from where it was read last, as far as that
     is possible, and else from its beginning.
 
-    :param path: the file
+    :param path: the file, as the plan has it
     :param encoding: Python's name of it
+    :param source: its bytes, closed with it; None for those of the local file
     :raises OSError: when it cannot be opened
     """
 
-    def __init__(self, path: str, encoding: str) -> None:
+    def __init__(self, path: str, encoding: str, source: Optional[Any] = None) -> None:
         self.path = path
         self._encoding = encoding
         self._stream: Optional[Iterator[bytes]] = None
         self._rest = b""
         self._at = 0
         self._is_stream = is_stream(path, encoding)
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._source: Any = LocalBytes(path) if source is None else source
 
     def close(self) -> None:
         """Close it."""
-        os.close(self._fd)
+        self._source.close()
 
     @property
     def is_stream(self) -> bool:
@@ -85,7 +114,8 @@ class TextFile:
         :raises OSError: when it cannot be read
         """
         if not self._is_stream:
-            return pread(self._fd, length, at)
+            data: bytes = self._source.read(at, length)
+            return data
         if self._stream is None or at < self._at:
             self._stream, self._rest, self._at = self._blocks(), b"", 0
         pieces: List[bytes] = []
@@ -109,9 +139,9 @@ class TextFile:
             raise LoadError(f"{self.path} is damaged or of another kind: {error}") from error
 
     def _blocks(self) -> Iterator[bytes]:
-        opener: Any = _OPENERS.get(os.path.splitext(self.path)[1].lower(), open)
+        opener: Any = _OPENERS.get(os.path.splitext(self.path)[1].lower(), _as_it_is)
         file: IO[bytes]
-        with opener(self.path, "rb") as file:
+        with self._source.open() as packed, opener(packed, "rb") as file:
             if _is_superset_of_ascii(self._encoding):
                 while block := file.read(_BLOCK_BYTES):
                     yield block
@@ -122,6 +152,10 @@ class TextFile:
                     yield text.encode()
             if text := decoder.decode(b"", final=True):
                 yield text.encode()
+
+
+def _as_it_is(file: IO[bytes], _mode: str) -> IO[bytes]:
+    return file
 
 
 def next_line(file: TextFile, at: int) -> int:

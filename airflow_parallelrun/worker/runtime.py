@@ -71,8 +71,8 @@ class MiniBatchDataset:
         self._loaded = loaded
 
     def to_path(self) -> List[str]:
-        """Return the paths of the files, each once; of a table the one of its file."""
-        return list(dict.fromkeys(self._loaded.paths))
+        """Return the paths of the files, each once; of a table the path or URL of its file."""
+        return list(dict.fromkeys(self._loaded.places or self._loaded.paths))
 
     def to_pandas_dataframe(self) -> Any:
         """Return a copy of the DataFrame that run() gets.

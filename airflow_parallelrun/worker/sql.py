@@ -135,7 +135,7 @@ class SqlParts:
     """
 
     def __init__(self, document: Dict[str, Any], pandas: Any) -> None:
-        self.unit: str = document["key"]
+        self._unit: str = document["key"]
         self.columns: List[Tuple[str, str]] = [(name, kind) for name, kind in document["columns"]]
         self._key_type: str = document["key_type"]
         self._pandas = pandas
@@ -146,7 +146,7 @@ class SqlParts:
         # Of the rows that were read last.
         self._keys: List[Any] = []
 
-    def parse(self, item: Item) -> Parsed:
+    def parse(self, item: Item, place: str) -> Parsed:
         """Return the rows of a part.
 
         :raises LoadError: when the database refuses
@@ -157,19 +157,19 @@ class SqlParts:
         rows = self._query.read([name for name, _ in self.columns], first, last)
         if len(rows) != item[UNTIL] - item[ONLY]:
             raise InputChangedError(
-                f"{item[0]}: {len(rows)} rows have {self.unit} from {item[FIRST]} to {item[END]}; "
+                f"{item[0]}: {len(rows)} rows have {self._unit} from {item[FIRST]} to {item[END]}; "
                 f"{item[UNTIL] - item[ONLY]} had, when it was split"
             )
         *columns, self._keys = map(list, zip(*rows))
         return self._parsed(columns, len(rows))
 
-    def count(self, items: Sequence[Item], is_changed: bool = False) -> int:
+    def count(self, items: Sequence[Item], places: Optional[Sequence[str]]) -> int:
         """Return how many rows parts have; split has counted them."""
         return sum(item[UNTIL] - item[ONLY] for item in items)
 
-    def numbers(self, item: Item, places: List[int]) -> List[Any]:
+    def where(self, item: Item, places: List[int]) -> List[str]:
         """Return the keys of the rows at some places of the part that was read last."""
-        return [self._keys[place] for place in places]
+        return [f"{self._unit} {self._keys[place]}" for place in places]
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .delimited import DelimitedParser, Parsed, column_names, text_type
 from .errors import ContractError, InputChangedError, LoadError, RowError
 from .items import END, FIRST, ONLY, UNTIL, Item
 from .json_lines import JsonLinesParser
-from .loading import Loaded, unchanged
+from .loading import Loaded, copies_of, find
 from .parquet import ParquetRows
 from .records import (
+    LocalBytes,
     TextFile,
     bytes_encoding,
     count_line_breaks,
@@ -20,6 +21,7 @@ from .records import (
     line_breaks,
     next_line,
 )
+from .spool import identity
 from .sql import SqlParts
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class TableSource:
             ) from error
         self._pattern = pattern
         self._keys = keys
+        self._spool: Optional[str] = document.get("spool")
         dated = any(kind.startswith("datetime") for _, kind in document["columns"])
         if dated and int(pandas.__version__.partition(".")[0]) < 2:
             raise ContractError(
@@ -90,21 +93,22 @@ class TableSource:
         self._types: Dict[str, str] = dict(document["columns"])
         self._pandas: Any = pandas
 
-    def load(self, items: List[Item], part: Optional[slice]) -> Loaded:
+    def load(self, items: List[Item], part: Optional[slice], ordinal: int) -> Loaded:
         """Load the rows of parts of files; those that do not fit are left out.
 
         Of a file that cannot be read nothing is known: then the mini-batch fails, and run() gets none of it.
         """
         keys = {} if self._pattern is None else self._pattern.only(self._keys, items[0][0])
+        found = find(items, copies_of(self._spool, ordinal))
         try:
-            if (changed := unchanged(items)[1]) is not None:
-                raise changed
-            read = [self._read(item) for item in items]
+            if found.wrong is not None:
+                raise found.wrong
+            read = [self._read(item, place) for item, place in zip(items, found.places)]
         except (InputChangedError, LoadError, OSError) as error:
-            return self._lost(items, part, error, keys)
+            return self._lost(items, found.places, part, error, keys)
         except Exception as error:  # noqa: BLE001 - whatever a library makes of a broken file
             lost = LoadError(f"{items[0][0]}: {type(error).__name__}: {error}")
-            return self._lost(items, part, lost, keys)
+            return self._lost(items, found.places, part, lost, keys)
         rows = read[0] if len(read) == 1 else self._joined(read)
         if part is not None:
             rows = rows.part(part)
@@ -113,23 +117,27 @@ class TableSource:
         return Loaded(rows.frame if given else None, rows.paths, rows.items, wrong, keys)
 
     def _lost(
-        self, items: List[Item], part: Optional[slice], error: Exception, keys: Dict[str, Any]
+        self,
+        items: List[Item],
+        places: List[str],
+        part: Optional[slice],
+        error: Exception,
+        keys: Dict[str, Any],
     ) -> Loaded:
         if part is not None:
             count = part.stop - part.start
         else:
-            count = self._file.count(items, is_changed=isinstance(error, InputChangedError))
+            count = self._file.count(items, None if isinstance(error, InputChangedError) else places)
         return Loaded(None, [], count, error, keys)
 
-    def _read(self, item: Item) -> Rows:
-        parsed = self._file.parse(item)
+    def _read(self, item: Item, place: str) -> Rows:
+        parsed = self._file.parse(item, place)
         path: str = item[0]
         bad: List[Any] = []
         if parsed.bad:
-            numbers = self._file.numbers(item, [row.place for row in parsed.bad])
+            where = self._file.where(item, [row.place for row in parsed.bad])
             bad = [
-                (row.place, f"{path}, {self._file.unit} {number}", row.column, row.why)
-                for row, number in zip(parsed.bad, numbers)
+                (row.place, f"{path}, {here}", row.column, row.why) for row, here in zip(parsed.bad, where)
             ]
         frame = None if parsed.frame is None else self._complete(parsed.frame, path)
         rows = Rows(frame, [] if frame is None else [path] * len(frame), parsed.items, bad)
@@ -173,57 +181,74 @@ class TableSource:
 class TextParts:
     """Parts of text files."""
 
-    unit = "line"
-
     def __init__(self, document: Dict[str, Any], parser: Any, encoding: str) -> None:
         self._encoding = encoding
         self._exact: bool = document["exact"]
-        # The last file, where its rows begin, and its columns.
-        self._opened: Optional[Tuple[TextFile, int, _Columns]] = None
-        # The bytes of the last part; and how far lines were counted: the file, an offset, and its line.
-        self._block = b""
+        # The last file and what it is known by, where its rows begin, and its columns.
+        self._opened: Optional[Tuple[Any, TextFile, int, _Columns]] = None
+        # The bytes of the last part, and where they begin; whether other parts of the file may be absent.
+        self._block, self._begins, self._is_piece = b"", 0, False
+        # How far lines were counted: the file, an offset, and its line.
         self._counted = "", 0, 1
         self._parser = parser
         self.columns: _Columns = [(name, kind) for name, kind in document["columns"]]
 
-    def parse(self, item: Item) -> Parsed:
+    def parse(self, item: Item, place: str) -> Parsed:
         """Return the rows of a part.
 
+        :param place: where the file is, or a copy that need have no more of it than the part
         :raises LoadError: when it is not what the dataset says it is
         :raises OSError: when it cannot be read
         """
-        file, columns, begin, end = self._bounds(item)
+        file, columns, begin, end = self._open(item, place)
+        self._is_piece = place != item[0] and not file.is_stream
         if file.is_stream:
             self._line_at(file, begin)  # before it is read on: to go back takes as long as to begin anew
-        self._block = file.read(begin, end - begin) if end > begin else b""
+        self._block, self._begins = (file.read(begin, end - begin) if end > begin else b""), begin
         return self._parser.parse(self._block, columns) if self._block else Parsed(None, 0, [])
 
-    def count(self, items: Sequence[Item], is_changed: bool = False) -> int:
-        """Return how many rows parts have; 0 when that cannot be told, because a file has changed or so."""
+    def count(self, items: Sequence[Item], places: Optional[Sequence[str]]) -> int:
+        """Return how many rows parts have; 0 when that cannot be told.
+
+        :param places: where the files are; None when one has changed
+        """
         if all(len(item) > ONLY for item in items):
             return sum(item[UNTIL] - item[ONLY] for item in items)
-        if is_changed:
+        if places is None or len(places) < len(items):
             return 0
         try:
-            return sum(1 for item in items for _ in self._records(item))
+            return sum(self._count(item, place) for item, place in zip(items, places))
         except (LoadError, OSError):
             return 0
 
-    def numbers(self, item: Item, places: List[int]) -> List[int]:
-        """Return the line numbers, from 1, of the records at some places of the part that was parsed last."""
-        file, _, begin, _ = self._bounds(item)
-        number, at, wanted, numbers = self._line_at(file, begin), 0, set(places), []
+    def _count(self, item: Item, place: str) -> int:
+        file, _, begin, end = self._open(item, place)
+        return sum(1 for _ in self._parser.records.within(file, begin, end))
+
+    def where(self, item: Item, places: List[int]) -> List[str]:
+        """Return where the records at some places of the part stand that was parsed last.
+
+        That is the number of the line, from 1; of a copy without the lines before it the byte, from 0.
+        """
+        begin = self._begins
+        number = begin if self._is_piece else self._line_at(self._last_file(), begin)
+        at, wanted, found = 0, set(places), []
         for place, (start, _) in enumerate(self._parser.records.places(self._block)):
-            number, at = number + line_breaks(self._block[at:start]), start
+            number += start - at if self._is_piece else line_breaks(self._block[at:start])
+            at = start
             if place in wanted:
-                numbers.append(number)
-        return numbers
+                found.append(f"{'byte' if self._is_piece else 'line'} {number}")
+        return found
 
     def close(self) -> None:
         """Close the file."""
         if self._opened is not None:
-            self._opened[0].close()
+            self._opened[1].close()
             self._opened = None
+
+    def _last_file(self) -> TextFile:
+        assert self._opened is not None
+        return self._opened[1]
 
     def _line_at(self, file: TextFile, offset: int) -> int:
         """Return the number of the line that begins at an offset; quick when offsets count up."""
@@ -234,29 +259,36 @@ class TextParts:
         self._counted = file.path, offset, number
         return number
 
-    def _records(self, item: Item) -> Iterator[Tuple[int, bytes]]:
-        file, _, begin, end = self._bounds(item)
-        records: Iterator[Tuple[int, bytes]] = self._parser.records.within(file, begin, end)
-        return records
-
-    def _bounds(self, item: Item) -> Tuple[TextFile, _Columns, int, int]:
-        """Return the file, its columns in their order there, and where the rows begin and end."""
-        path, first, end = item[0], item[FIRST], item[END]
-        if self._opened is None or self._opened[0].path != path:
+    def _open(self, item: Item, place: str) -> Tuple[TextFile, _Columns, int, int]:
+        """Return the file, its columns in their order there, and where the rows of a part begin and end."""
+        path = item[0]
+        known_by: Any = path if place == path else identity(place)
+        if self._opened is None or self._opened[0] != known_by:
             self.close()
-            file = TextFile(path, self._encoding)
+            file = TextFile(path, self._encoding, LocalBytes(place))
             try:
-                self._opened = (file, *self._begin(file))
+                self._opened = (known_by, file, *self.begin(file))
             except BaseException:
                 file.close()
                 raise
-        file, data, columns = self._opened
+        _, file, data, columns = self._opened
+        return (file, columns, *self.bounds(file, data, item))
+
+    def bounds(self, file: TextFile, data: int, item: Item) -> Tuple[int, int]:
+        """Return where the rows of a part begin and end.
+
+        :param data: where those of the file begin
+        """
+        first, end = item[FIRST], item[END]
         if not (self._exact or file.is_stream):
             first, end = next_line(file, first), next_line(file, end)
-        return file, columns, max(first, data), max(end, data)
+        return max(first, data), max(end, data)
 
-    def _begin(self, file: TextFile) -> Tuple[int, _Columns]:
-        """Return where the rows of a file begin, and its columns."""
+    def begin(self, file: TextFile) -> Tuple[int, _Columns]:
+        """Return where the rows of a file begin, and its columns.
+
+        :raises LoadError: when it is not what the dataset says it is
+        """
         start, _, _ = first_record(file, self._parser.records, self._encoding)
         return start, self.columns
 
@@ -271,7 +303,8 @@ class DelimitedParts(TextParts):
         self._fields: List[str] = document["fields"]
         self._first_path: str = document["first_path"]
 
-    def _begin(self, file: TextFile) -> Tuple[int, _Columns]:
+    def begin(self, file: TextFile) -> Tuple[int, _Columns]:
+        """See :class:`TextParts`."""
         start, record, end = first_record(file, self._parser.records, self._encoding)
         if self._header == "no_header" or (
             self._header == "from_first_file" and file.path != self._first_path
@@ -304,25 +337,27 @@ class JsonLinesParts(TextParts):
 class ParquetParts:
     """Parts of Parquet files."""
 
-    unit = "row"
-
     def __init__(self, document: Dict[str, Any], pandas: Any) -> None:
         self.columns: _Columns = [(name, kind) for name, kind in document["columns"]]
         self._condition: Optional[Condition] = document.get("condition")
         self._pandas = pandas
-        self._opened: Optional[Tuple[str, ParquetRows]] = None
+        # The last file, and what it is known by.
+        self._opened: Optional[Tuple[Any, ParquetRows]] = None
         # Of the rows that were read last.
         self._numbers: Sequence[int] = ()
 
-    def parse(self, item: Item) -> Parsed:
+    def parse(self, item: Item, place: str) -> Parsed:
         """Return the rows of a part.
 
+        :param place: where the file is, or a copy that need have no more of it than the row group
         :raises LoadError: when they cannot be decoded
         """
         path = item[0]
-        if self._opened is None or self._opened[0] != path:
+        known_by: Any = path if place == path else identity(place)
+        if self._opened is None or self._opened[0] != known_by:
             self.close()
-            self._opened = path, ParquetRows(path, self.columns, self._condition, self._pandas)
+            rows = ParquetRows(path, self.columns, self._condition, self._pandas, place)
+            self._opened = known_by, rows
         parsed, self._numbers = self._opened[1].read(item[FIRST], item[END])
         if parsed.items < item[UNTIL]:
             raise InputChangedError(
@@ -331,7 +366,7 @@ class ParquetParts:
             )
         return parsed
 
-    def count(self, items: Sequence[Item], is_changed: bool = False) -> int:
+    def count(self, items: Sequence[Item], places: Optional[Sequence[str]]) -> int:
         """Return how many rows parts have; split has looked into the files."""
         return sum(item[UNTIL] - item[ONLY] for item in items)
 
@@ -341,9 +376,9 @@ class ParquetParts:
             self._opened[1].close()
             self._opened = None
 
-    def numbers(self, item: Item, places: List[int]) -> List[int]:
+    def where(self, item: Item, places: List[int]) -> List[str]:
         """Return the row numbers in the file, from 0, of the rows at some places of a part."""
-        return [self._numbers[place] for place in places]
+        return [f"row {self._numbers[place]}" for place in places]
 
 
 _PARTS: Dict[str, Any] = {

@@ -87,11 +87,6 @@ def test_no_command_shows_the_help_and_is_wrong_usage(
             ("run", *JOB, "--python", "no-such-python"),
             "--python must be an interpreter's path, or the name of one on PATH, got 'no-such-python'.",
         ),
-        (
-            ("run", "score.py", "--input", "s3://bucket/in", "--output", "out"),
-            "fetching the input 's3://bucket/in' is not supported yet. "
-            "Add --direct: the script gets the URLs and opens them itself.",
-        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

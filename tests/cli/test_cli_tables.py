@@ -10,7 +10,7 @@ import pytest
 from airflow_parallelrun.cli.inputs import inputs_of
 from airflow_parallelrun.cli.options import parse_job
 from airflow_parallelrun.datasets import Dataset, DatasetInput
-from airflow_parallelrun.exceptions import ConfigurationError, NotSupportedError
+from airflow_parallelrun.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,8 +86,15 @@ def test_a_folder_is_what_its_first_file_is(tmp_path: Path) -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"for tables only: --keep-columns, --separator\. Add"):
         inputs("--input", "a.csv", "--separator", ";", "--keep-columns", "a")
-    with pytest.raises(NotSupportedError, match=r"a table at 's3://b/a\.csv'"):
-        inputs("--input", "s3://b/a.csv", "--input-type", "tabular")
+
+
+def test_urls() -> None:
+    (made,) = inputs("--input", "s3://b/a.csv", "--input-type", "tabular")
+    assert made.dataset == Dataset.Tabular.from_delimited_files("s3://b/a.csv")
+    (made,) = inputs("--input", "s3://b/a")
+    assert (made.mode, made.is_staged) == ("mount", True)
+    (made,) = inputs("--input", "s3://b/a", "--direct")
+    assert (made.mode, made.is_staged) == ("direct", False)
 
 
 def test_a_table_from_the_shell(work: Workplace) -> None:

@@ -15,7 +15,6 @@ from airflow_parallelrun.datasets import Dataset, DatasetInput, FileDataset
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InvalidValueError,
-    NotSupportedError,
     UnknownNameError,
 )
 from airflow_parallelrun.parameters import PipelineParameter
@@ -84,20 +83,20 @@ def test_what_is_no_input() -> None:
             DatasetInput(dataset)  # type: ignore[arg-type]
 
 
-def test_urls_are_handed_on_as_they_are() -> None:
+def test_urls_are_copied_unless_the_script_opens_them_itself() -> None:
     remote = FileDataset(("local", "abfs://mnist@datastore/mnist/"))
 
-    assert remote.as_direct().check_mode().paths == remote.paths
-    assert remote.as_named_input("x").as_direct().check_mode().name == "x"
-    for refused in (
-        remote.as_mount,
-        remote.as_download,
-        remote.as_direct().as_mount,
-        remote.as_named_input("x").check_mode,
-        lambda: DatasetInput.from_dict({"paths": ["s3://bucket"]}),
+    assert remote.as_direct().paths == remote.paths
+    assert remote.as_named_input("x").as_direct().name == "x"
+    assert not remote.as_direct().is_staged
+    for made in (
+        remote.as_mount(),
+        remote.as_download(),
+        remote.as_direct().as_mount(),
+        remote.as_named_input("x"),
+        DatasetInput.from_dict({"paths": ["s3://bucket"]}),
     ):
-        with pytest.raises(NotSupportedError, match=r"as_(mount|download)\(\) of '.*Use as_direct\(\)"):
-            refused()
+        assert made.is_staged
 
 
 def test_a_parameter_has_no_paths_before_the_run() -> None:

@@ -127,5 +127,4 @@ def test_tables_are_read_where_they_are() -> None:
     for mode in ("as_mount", "as_download"):
         with pytest.raises(NotSupportedError, match=f"{mode}\\(\\) of a table"):
             getattr(CSV("a").as_named_input("x"), mode)()
-    with pytest.raises(NotSupportedError, match=r"a table at 's3://bucket/a\.csv'"):
-        CSV("s3://bucket/a.csv").as_direct()
+    assert CSV("s3://bucket/a.csv").as_direct().is_staged

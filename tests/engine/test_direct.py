@@ -7,7 +7,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_parallelrun.datasets import FileDataset
-from airflow_parallelrun.worker.loading import unchanged
+from airflow_parallelrun.worker.loading import find
 
 
 def test_urls_are_handed_to_the_script_as_they_are(job):
@@ -24,4 +24,5 @@ def test_urls_are_handed_to_the_script_as_they_are(job):
 
 
 def test_the_state_of_a_url_is_for_the_plan_alone():
-    assert unchanged([["s3://bucket/key", 3, 17, "etag"]]) == (["s3://bucket/key"], None)
+    item = ["s3://bucket/key", 3, 17, "etag"]
+    assert find([item]) == ([item], ["s3://bucket/key"], None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from airflow_parallelrun.worker.errors import InputChangedError
-from airflow_parallelrun.worker.loading import Loader, unchanged
+from airflow_parallelrun.worker.loading import Loader, find
 
 
 def test_inputs_that_are_as_they_were_listed(tmp_path):
@@ -14,15 +14,16 @@ def test_inputs_that_are_as_they_were_listed(tmp_path):
     path.write_text("abc")
     status = path.stat()
     item = [str(path), 3, status.st_mtime_ns]
-    assert unchanged([item, ["https://host/file", None, None]]) == ([str(path), "https://host/file"], None)
+    url = ["https://host/file", None, None]
+    assert find([item, url]) == ([item, url], [str(path), "https://host/file"], None)
     os.utime(path, ns=(0, 5))
-    paths, problem = unchanged([item, [str(tmp_path / "gone"), 1, 1], [str(path), 3, 5]])
-    assert paths == [str(path)]
-    assert isinstance(problem, InputChangedError)
-    assert str(problem) == f"{path} has changed since it was listed"
-    assert unchanged([[str(path), 4, 5]])[0] == []
-    _, problem = unchanged([[str(tmp_path / "gone"), 1, 1]])
-    assert "gone was listed and cannot be read: No such file or directory" in str(problem)
+    found = find([item, [str(tmp_path / "gone"), 1, 1], [str(path), 3, 5]])
+    assert (found.items, found.places) == ([[str(path), 3, 5]], [str(path)])
+    assert isinstance(found.wrong, InputChangedError)
+    assert str(found.wrong) == f"{path} has changed since it was listed"
+    assert find([[str(path), 4, 5]]).places == []
+    wrong = find([[str(tmp_path / "gone"), 1, 1]]).wrong
+    assert "gone was listed and cannot be read: No such file or directory" in str(wrong)
 
 
 def test_a_part_of_a_mini_batch_and_its_keys():

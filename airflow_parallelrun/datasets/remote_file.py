@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads files in stores: what comes is of the file that was listed, or it is an error.
+
+Azure and S3 read under the condition that the tag of the content is still the same, which costs nothing. To
+ask other stores for the tag takes a request of its own, as long as that for a small file; so it is done once,
+when everything has been read.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow_parallelrun.filesystems import hide, locate
+from airflow_parallelrun.worker.errors import InputChangedError, LoadError
+
+from .remote import state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .listing import ListedFile
+
+logger = logging.getLogger(__name__)
+
+# A store that answers 503, or is not there for a moment, is asked again after 0.5, 1, 2, 4, 8 and 16 seconds.
+TRIES = 7
+BACKOFF_S = 0.5
+
+# What is read ahead grows so far while a file is read on.
+_LEAST_BLOCK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 23
+
+# Refusals that may be over in a moment: time-out, too early, too many requests.
+_PASSING = frozenset({408, 425, 429})
+_PRECONDITION_FAILED = 412
+_FOR_GOOD = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+
+
+class RemoteFile:
+    """A file in a store, as it was listed. Any thread may use it.
+
+    :param file: the file
+    :param pause: waits so many seconds before the store is asked again
+    :raises ConfigurationError: for a connection that nobody knows
+    """
+
+    def __init__(self, file: ListedFile, pause: Callable[[float], None] = time.sleep) -> None:
+        self.url, self.size, self.mtime_ns, self._etag = file
+        # A store that does not tell sizes tells nothing else, either.
+        self.is_sized = bool(file.size) or file.mtime_ns is not None or file.etag is not None
+        self._fs, self._path, *_ = locate(self.url)
+        self._pause = pause
+        driver = type(self._fs).__module__.partition(".")[0]
+        self._conditional = _CONDITIONAL.get(driver) if self._etag else None
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from one offset to another one; none where the file has none.
+
+        :raises InputChangedError: when it is not what was listed
+        :raises LoadError: when it cannot be read
+        """
+        if self.is_sized:
+            end = min(end, self.size)
+            if end <= start:
+                return b""
+        data: bytes = self._ask(lambda: self._read(start, end))
+        if self.is_sized and len(data) != end - start:
+            raise self._changed()
+        return data
+
+    def verify(self, was_read: bool = True) -> None:
+        """Make sure that what was read is what was listed.
+
+        :param was_read: whether anything was
+        :raises InputChangedError: when it is not
+        :raises LoadError: when that cannot be found out
+        """
+        if self.is_sized and not (was_read and self._conditional):
+            self._compare()
+
+    def _read(self, start: int, end: int) -> bytes:
+        if self._conditional is not None:
+            return self._conditional(self._fs, self._path, start, end, self._etag)
+        if not self.is_sized:
+            return bytes(self._fs.cat_file(self._path))[start:end]
+        data: bytes = self._fs.cat_file(self._path, start=start, end=end)
+        # A web server may know no ranges.
+        return data if len(data) <= end - start else data[start:end]
+
+    def _compare(self) -> None:
+        size, mtime_ns, etag = state_of(self._ask(lambda: self._fs.info(self._path)))
+        if self._etag and etag:
+            same = etag == self._etag
+        else:
+            same = None in (mtime_ns, self.mtime_ns) or mtime_ns == self.mtime_ns
+        if not same or size != self.size:
+            raise self._changed()
+
+    def _changed(self) -> InputChangedError:
+        return InputChangedError(f"{self.url} has changed since it was listed")
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        for attempt in range(TRIES):
+            try:
+                return question()
+            except FileNotFoundError:
+                raise InputChangedError(f"{self.url} was listed and is not there any more") from None
+            except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
+                # First the tag: that a range is not there is the same refusal as any.
+                if status_of(error) == _PRECONDITION_FAILED:
+                    raise self._why_not() from None
+                why = hide(f"{type(error).__name__}: {error}".partition("\n")[0])
+                if attempt == TRIES - 1 or is_final(error):
+                    raise LoadError(f"{self.url} cannot be read: {why}") from None
+                logger.info("%s: %s; asking again", self.url, why)
+                self._pause(BACKOFF_S * 2**attempt)
+        raise AssertionError
+
+    def _why_not(self) -> Exception:
+        """Return why the tag is another one: some stores say so of what is not there."""
+        try:
+            self._fs.info(self._path)
+        except FileNotFoundError:
+            return InputChangedError(f"{self.url} was listed and is not there any more")
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.info("%s: %s", self.url, hide(str(error)))
+        return self._changed()
+
+
+class ReadAhead:
+    """The bytes of a file in a store, for one who reads it mostly on and on; the source of a TextFile.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._at, self._block = 0, b""
+        self._size = _LEAST_BLOCK_BYTES
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return so many bytes from an offset on; fewer only at the end of the file.
+
+        :raises InputChangedError: when it is not what was listed
+        :raises LoadError: when it cannot be read
+        """
+        first = at - self._at
+        if first < 0 or first + length > len(self._block):
+            kept = self._block[first:] if 0 <= first < len(self._block) else b""
+            # Read on, and more each time; or somewhere else, where little may be wanted.
+            reads_on = bool(self._block) and 0 <= first <= len(self._block)
+            self._size = min(2 * self._size, _BLOCK_BYTES) if reads_on else _LEAST_BLOCK_BYTES
+            start = at + len(kept)
+            self._block = kept + self._file.read(start, start + max(length - len(kept), self._size))
+            self._at, first = at, 0
+        return self._block[first : first + length]
+
+    def open(self) -> io.BufferedIOBase:
+        """Return it as a file of Python's."""
+        return io.BufferedReader(_Raw(self, self._file))
+
+    def close(self) -> None:
+        """Make sure that what was read is what was listed.
+
+        :raises InputChangedError: when it is not
+        """
+        self._block = b""
+        self._file.verify()
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, source: ReadAhead, file: RemoteFile) -> None:
+        self._source = source
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status in a driver's error, or in its cause; None without one."""
+    found: BaseException | None = error
+    while found is not None:
+        response = getattr(found, "response", None)
+        if isinstance(response, dict):  # botocore
+            found_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            found_status = getattr(found, "status_code", None) or getattr(found, "status", None)
+        if isinstance(found_status, int):
+            return found_status
+        found = found.__cause__
+    return None
+
+
+def is_final(error: Exception) -> bool:
+    """Tell whether a store, or its driver, would say the same again."""
+    status = status_of(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _PASSING
+    # Every driver has its own error for it, and some find it out without asking.
+    lacks_credentials = "Credential" in type(error).__name__
+    return lacks_credentials or isinstance(error, (*_FOR_GOOD, ValueError, TypeError))
+
+
+def _read_azure(fs: Any, path: str, start: int, end: int, etag: str) -> bytes:
+    from azure.core import MatchConditions
+    from azure.core.exceptions import ResourceNotFoundError
+    from fsspec.asyn import sync
+
+    container, name, version = fs.split_path(path)
+
+    async def read() -> bytes:
+        async with fs.service_client.get_blob_client(container, name) as blob:
+            stream = await blob.download_blob(
+                offset=start,
+                length=end - start,
+                version_id=version,
+                etag=etag,
+                match_condition=MatchConditions.IfNotModified,
+            )
+            data: bytes = await stream.readall()
+            return data
+
+    try:
+        data: bytes = sync(fs.loop, read)
+    except ResourceNotFoundError as error:
+        raise FileNotFoundError(path) from error
+    return data
+
+
+def _read_s3(fs: Any, path: str, start: int, end: int, etag: str) -> bytes:
+    from fsspec.asyn import sync
+
+    bucket, key, version = fs.split_path(path)
+    versioned = {"VersionId": version} if version else {}
+
+    async def read() -> bytes:
+        found = await fs._call_s3(
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=etag, **versioned
+        )
+        async with found["Body"] as body:
+            data: bytes = await body.read()
+            return data
+
+    data: bytes = sync(fs.loop, read)
+    return data
+
+
+# By the package of the driver.
+_CONDITIONAL: dict[str, Callable[[Any, str, int, int, Any], bytes]] = {
+    "adlfs": _read_azure,
+    "s3fs": _read_s3,
+}
