@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from storage_servers import azure_container
 
 from demo.digits import IMAGES, DemoData
 from demo.local_airflow import LocalAirflow
@@ -34,6 +37,11 @@ class Deployment:
     airflow: LocalAirflow
     data: DemoData
 
+    @cached_property
+    def everything(self) -> dict[str, Any]:
+        """What reduce returned of a run over all images, on this machine's file system."""
+        return self.run({})
+
     def run(self, conf: dict[str, Any]) -> dict[str, Any]:
         """Run the DAG to its end and return what reduce returned."""
         client = self.airflow.client
@@ -50,7 +58,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     for what in ("images", "model"):
         subprocess.run([sys.executable, "-m", "demo.digits", str(root), what], cwd=ROOT, check=True)
     data = DemoData(root)
-    environment = {"PARALLELRUN_DEMO_DATA": str(root), "PARALLELRUN_MODELS_ROOT": str(data.models)}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PARALLELRUN_DEMO_DATA": str(root),
+        "PARALLELRUN_MODELS_ROOT": str(data.models),
+    }
     airflow = LocalAirflow(root / "airflow", ROOT / "dags", environment=environment)
     try:
         airflow.start([DAG_ID])
@@ -60,7 +72,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 
 def test_all_images_and_the_same_rows_from_the_command(deployment: Deployment, tmp_path: Path) -> None:
-    result = deployment.run({})
+    result = deployment.everything
     assert result["counts"]["items_succeeded"] == IMAGES
     assert result["verdict"] == "succeeded"
     rows = Path(result["output_file"]).read_bytes()
@@ -84,6 +96,21 @@ def test_one_image_by_other_parameters(deployment: Deployment) -> None:
     result = deployment.run({"mnist_param": str(image), "batch_size_param": "1", "process_count_param": 1})
     assert result["counts"]["mini_batches"] == 1
     assert Path(result["output_file"]).read_text().startswith("0007.png: ")
+
+
+def test_from_and_to_a_store(deployment: Deployment, azurite: str) -> None:
+    store = azure_container(azurite)
+    names = [f"{number:04d}.png" for number in range(10)]
+    for name in names:
+        store.write(f"mnist/{name}", (deployment.data.images / name).read_bytes())
+    connection = {"connection_id": "mnist_store", "conn_type": "wasb", "extra": json.dumps(store.options)}
+    deployment.airflow.client.request("POST", "/connections", json=connection)
+    url = f"abfs://mnist_store@{store.container}"
+    places = {"mnist_param": f"{url}/mnist/*.png", "results_param": f"{url}/results"}
+    result = deployment.run({**places, "process_count_param": 1})
+    assert result["output_file"].startswith(f"{url}/results/")
+    rows = store.read(result["output_file"].removeprefix(f"{url}/")).decode().splitlines()
+    assert rows == Path(deployment.everything["output_file"]).read_text().splitlines()[: len(names)]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; make test installs it as root")

@@ -12,7 +12,7 @@ with DAG("stores", schedule=None, params={"store": Param("abfs://azurite@nowhere
     files = PipelineParameter("files", Dataset.File.from_files("abfs://azurite@nowhere/input"))
     predict(
         "stores",
-        inputs=[files.as_direct()],
+        inputs=[files.as_mount()],
         output="{{ params.store }}/out/{{ run_id }}",
         node_count=2,
         process_count_per_node=2,
