@@ -80,9 +80,9 @@ def take_back(
     return replace(config, **{name: _DEFAULTS[name] for name in given.intersection(names)})
 
 
-def tell_without_effect(arguments: Sequence[str]) -> None:
+def tell_without_effect(arguments: Sequence[Any]) -> None:
     """Say in the log which of the driver's arguments are accepted and do nothing."""
-    options = [argument.partition("=")[0] for argument in arguments]
+    options = [str(argument).partition("=")[0] for argument in arguments]
     if given := [option for option in options if option in WITHOUT_EFFECT]:
         logger.info(
             "%s: without effect; a run has no parent job. Its logs are below the output folder, and its "

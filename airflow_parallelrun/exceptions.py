@@ -13,6 +13,7 @@
     │   ├── InputNotFoundError      the input path does not exist
     │   ├── InputUnreadableError    the input exists and cannot be listed or read
     │   ├── PartitionError          the path of a file does not fit the partition_format
+    │   ├── SideInputChangedError   a side input is not what split has listed
     │   └── ListingTimeoutError     listing the input took longer than it may
     ├── ModelNotFoundError
     ├── EntryScriptError
@@ -185,6 +186,20 @@ class ListingTimeoutError(DatasetError):
             f"listing the input {_some(paths)} took longer than {limit_s} s (first_task_creation_timeout); "
             f"{listed} files were listed by then. Set first_task_creation_timeout higher or leave it out, or "
             "give the files in several runs."
+        )
+
+
+class SideInputChangedError(DatasetError):
+    """Raised when a side input is not what split has listed.
+
+    :param name: the side input
+    :param what: what has become of which file, as a sentence without its full stop
+    """
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name, self.what = name, what
+        super().__init__(
+            f"the side input {name!r} is not what was listed when the run was split: {what}. Start a new run."
         )
 
 

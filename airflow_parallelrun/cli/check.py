@@ -27,7 +27,7 @@ from airflow_parallelrun.exceptions import (
 )
 
 from .command import FAILED, INTERRUPTED
-from .inputs import inputs_of
+from .inputs import arguments_of, inputs_of, side_inputs_of
 from .options import config_of, models_root_of, parse_job
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def main(given: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="parallelrun-code-") as spare:
             code = _code(config, os.path.join(spare, "code"))
-            config = _provide(config, models_root, spare)
+            config, arguments = _provide(parsed, config, models_root, spare)
             ask = partial(_ask, Models(models_root, config.model))
             _become_a_worker(config, scratch, models_root)
-            return _check(_settings(parsed, config, code, scratch), ask, config, loaded)
+            return _check(_settings(config, arguments, code, scratch), ask, config, loaded)
     finally:
         if any(name for _, _, files in os.walk(scratch) for name in files):
             print(f"the script wrote files to {scratch}")
@@ -118,13 +118,13 @@ def _become_a_worker(config: ParallelRunConfig, scratch: str, models_root: str |
     os.environ.update(environment)
 
 
-def _settings(parsed: argparse.Namespace, config: ParallelRunConfig, source: str, scratch: str) -> Settings:
+def _settings(config: ParallelRunConfig, arguments: list[str], source: str, scratch: str) -> Settings:
     from airflow_parallelrun.worker.runtime import Settings
 
     return Settings(
         entry_script=os.path.join(source, config.entry_script),
         source_directory=source,
-        arguments=parsed.script_arguments,
+        arguments=arguments,
         append_row=config.output_action == "append_row",
         logging_level=config.logging_level,
         agent_name="process000",
@@ -153,16 +153,26 @@ def _code(config: ParallelRunConfig, spare: str) -> str:
     return spare
 
 
-def _provide(config: ParallelRunConfig, models_root: str | None, spare: str) -> ParallelRunConfig:
-    """Have the model here, and return the configuration as a worker process gets it."""
+def _provide(
+    parsed: argparse.Namespace, config: ParallelRunConfig, models_root: str | None, spare: str
+) -> tuple[ParallelRunConfig, list[str]]:
+    """Have the model and the side inputs here.
+
+    :return: the configuration and the arguments, as a worker process gets them
+    """
+    from airflow_parallelrun.engine import side_inputs
     from airflow_parallelrun.engine.provisions import Wanted
     from airflow_parallelrun.models import reference
 
     if config.model is not None:
         config = replace(config, model=reference.frozen(config.model, models_root))
-    wanted = Wanted(spare, config.model, models_root)
-    wanted.get()
-    return wanted.config(config)
+    asked, arguments = side_inputs_of(parsed), arguments_of(parsed.script_arguments)
+    side_inputs.check(asked, config.environment_variables)
+    side_inputs.check_arguments(arguments, [str(each.name) for each in asked])
+    listed = side_inputs.list_side_inputs(asked, ".")
+    wanted = Wanted(spare, config.model, models_root, [each.side_input for each in listed])
+    wanted.get(listed)
+    return wanted.config(config), wanted.arguments(arguments)
 
 
 def _ask(models: Models, subject: str, arguments: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ _FORMATS = {
 _COMPRESSED = (".gz", ".bz2", ".xz")
 # What is hardly ever meant as a file for the script to open.
 _HINTED = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_SIDE_INPUT = re.compile(r"\{side_input:(\w+)\}")
 _SEPARATORS = {"tab": "\t", "\\t": "\t"}
 
 # Options of tables alone: argparse's destination, and the field of TabularDataset.
@@ -78,6 +80,16 @@ def add_input_options(parser: CommandParser) -> None:
     )
     group.add_argument(
         "--direct", action="store_true", help="hand the script the inputs' URLs, and fetch nothing"
+    )
+    group.add_argument(
+        "--side-input",
+        action="append",
+        default=[],
+        type=name_and_value,
+        metavar="NAME=PATH",
+        help="file, folder, quoted glob or URL that every process has whole; its path on the node is in the "
+        "environment variable NAME, and stands for {side_input:NAME} among the script's arguments; may be "
+        "repeated",
     )
     table = parser.add_argument_group("tables, with --input-type tabular")
     table.add_argument(
@@ -144,6 +156,24 @@ def inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
     }
     make = _table if parsed.input_type == TABULAR else _files
     return tuple(make(path, parsed, given) for path in parsed.input)
+
+
+def side_inputs_of(parsed: argparse.Namespace) -> tuple[DatasetInput, ...]:
+    """Every --side-input.
+
+    :raises ConfigurationError: for what cannot be a name or a path
+    """
+    from airflow_parallelrun.datasets import DatasetInput, FileDataset
+
+    return tuple(DatasetInput(FileDataset((path,)), "direct", name) for name, path in parsed.side_input)
+
+
+def arguments_of(script_arguments: list[str]) -> list[Any]:
+    """The script's arguments, with what the engine takes in place of ``{side_input:NAME}``."""
+    from airflow_parallelrun.engine.side_inputs import argument
+
+    found = [(text, _SIDE_INPUT.fullmatch(text)) for text in script_arguments]
+    return [argument(match[1]) if match else text for text, match in found]
 
 
 def _files(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> DatasetInput:

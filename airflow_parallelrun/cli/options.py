@@ -21,7 +21,7 @@ from airflow_parallelrun.exceptions import (
 )
 from airflow_parallelrun.filesystems import is_remote
 
-from .inputs import add_input_options, inputs_of
+from .inputs import add_input_options, arguments_of, inputs_of, side_inputs_of
 from .parser import (
     CommandParser,
     comma_separated,
@@ -344,7 +344,8 @@ def request_of(parsed: argparse.Namespace) -> RunRequest:
         config=config_of(parsed),
         inputs=inputs_of(parsed),
         output=parsed.output,
-        arguments=tuple(parsed.script_arguments),
+        arguments=tuple(arguments_of(parsed.script_arguments)),
+        side_inputs=side_inputs_of(parsed),
         owner=f"{OWNER_PREFIX}{token}",
         base_directory=str(Path.cwd()),
         models_root=models_root_of(parsed.models_root),

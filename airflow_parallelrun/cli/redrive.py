@@ -13,6 +13,7 @@ from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.exceptions import ConfigurationError, NotRedrivableError
 
 from .command import complain, exit_status
+from .inputs import arguments_of
 from .options import FIELD_OPTIONS, NOT_OPTIONS, OWNER_PREFIX, add_field_options, amended_config, option_of
 from .parser import CommandParser, split_script_arguments
 from .run import conclude, run_plan, show_logs, summarise, to_go_on
@@ -49,7 +50,9 @@ def main(given: Sequence[str]) -> int:
     request = RedriveRequest(
         by=f"{OWNER_PREFIX}{secrets.token_hex(6)}",
         config=_config(parsed, last),
-        arguments=tuple(last.arguments if parsed.script_arguments is None else parsed.script_arguments),
+        arguments=tuple(
+            last.arguments if parsed.script_arguments is None else arguments_of(parsed.script_arguments)
+        ),
         models_root=absolute_folder(parsed.models_root) if parsed.models_root else last.models_root,
         fresh_code=parsed.fresh_code,
     )

@@ -28,7 +28,9 @@ def list_remote(url: str) -> Iterator[ListedFile]:
     :return: sorted by URL; the whole listing is in memory
     """
     place = _ask(url, lambda: locate(url))
-    found = _ask(url, lambda: _find(place.fs, place.path, url))
+    # With the slash adlfs takes an object that marks the folder for a file.
+    path = place.path.rstrip("/") or place.path
+    found = _ask(url, lambda: _find(place.fs, path, url))
     listed = [ListedFile(place.url(name), *state_of(info)) for name, info in found.items()]
     return iter(sorted(listed, key=lambda file: file.path))
 

@@ -65,7 +65,7 @@ class Amendment:
     by: str
     asked_at: str
     config: dict[str, Any]
-    arguments: list[str]
+    arguments: list[Any]
     node_count: int
     models_root: str | None
     entry_script: str

@@ -64,6 +64,7 @@ def fingerprint(plan: Plan, listing: str) -> dict[str, str]:
         "entry_script": plan.entry_script,
         "inputs": [documents, plan.sources],
         "models_root": plan.models_root,
+        "side_inputs": [[each["name"], each["file"], each["listing"]] for each in plan.side_inputs],
         "version of airflow_parallelrun": __version__,
     }
     return {name: digest(value) for name, value in sorted(parts.items())} | {INPUT: listing}
@@ -92,6 +93,8 @@ def why_none(request: RunRequest, plan: Plan, items: ItemWriter) -> str:
         return "what a script writes without an output folder nobody finds again"
     if not items.are_identifiable:
         return "the store of the input tells neither when a file was changed nor a tag of its content"
+    if not all(each["listing"] for each in plan.side_inputs):
+        return "the store of a side input tells neither when a file was changed nor a tag of its content"
     return ""
 
 

@@ -37,7 +37,7 @@ class Plan:
     :param plan_id: unique to this plan
     :param owner: the run that this plan belongs to, the same for every try of split
     :param config: the settings, with every parameter resolved
-    :param arguments: the entry script's arguments
+    :param arguments: the entry script's arguments; an object in place of the path of a side input
     :param inputs: the inputs, as they were asked for
     :param sources: of each input what processes need to load its mini-batches
     :param output: the output folder, an absolute path; None for summary_only without one
@@ -51,6 +51,7 @@ class Plan:
     :param created_at: UTC, ISO 8601
     :param split_seconds: how long split took
     :param code: the name of the code snapshot
+    :param side_inputs: what every process has whole; where the files are listed is in ``side_inputs.py``
     :param run: what the run is called among those of its step
     :param successes: the folder of the records of the step's successes; None when this is to leave none
     :param fingerprint: what its rows depend on; None likewise
@@ -60,7 +61,7 @@ class Plan:
     plan_id: str
     owner: str
     config: ParallelRunConfig
-    arguments: list[str]
+    arguments: list[Any]
     inputs: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     output: str | None
@@ -74,6 +75,7 @@ class Plan:
     created_at: str
     split_seconds: float
     code: str = names.CODE
+    side_inputs: list[dict[str, Any]] = field(default_factory=list)
     run: str = ""
     successes: str | None = None
     fingerprint: dict[str, str] | None = None

@@ -392,6 +392,12 @@ def worker_environment(config: ParallelRunConfig, output: str, models_root: str 
     return {**threads, **kept, "AZUREML_BI_OUTPUT_PATH": output, **config.environment_variables}
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether an environment variable has a meaning of its own in an entry script's environment."""
+    kept = name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    return kept or name in _THREADS or name.startswith(("AZUREML_", "PARALLELRUN_", "PYTHON"))
+
+
 def _log_files(logs: str, attempt: str, process: str) -> ProcessFiles:
     user = os.path.join(logs, "user")
     return ProcessFiles(

@@ -19,6 +19,7 @@ from airflow_parallelrun.engine.ledger import Ledger
 from airflow_parallelrun.engine.outputs import output_of
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, seal, sealed_rounds, utc_now
+from airflow_parallelrun.engine.side_inputs import check_arguments
 from airflow_parallelrun.engine.snapshot import take
 from airflow_parallelrun.engine.standing import published_result
 from airflow_parallelrun.exceptions import NotRedrivableError
@@ -169,6 +170,7 @@ def _why_no_success(plan: Plan, ledger: Ledger) -> str:
 
 
 def _amend(before: Plan, request: RedriveRequest, round_: int, chunks: int) -> Amendment:
+    check_arguments(request.arguments, [each["name"] for each in before.side_inputs])
     code, sha256, entry_script = before.code, before.code_sha256, before.entry_script
     if request.fresh_code:
         left_out = (before.output, os.path.dirname(before.run_dir))

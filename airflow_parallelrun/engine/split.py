@@ -23,6 +23,9 @@ from airflow_parallelrun.engine.objects import objects_at
 from airflow_parallelrun.engine.outputs import output_at
 from airflow_parallelrun.engine.plan import Plan
 from airflow_parallelrun.engine.rounds import utc_now
+from airflow_parallelrun.engine.side_inputs import Listed, check_arguments, documents, list_side_inputs
+from airflow_parallelrun.engine.side_inputs import check as check_side_inputs
+from airflow_parallelrun.engine.side_inputs import write as write_side_inputs
 from airflow_parallelrun.engine.snapshot import Snapshot, take
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
@@ -56,7 +59,8 @@ class RunRequest:
     :param config: every parameter resolved; what the arguments set of it is added here
     :param inputs: each is split on its own, in this order
     :param output: the output folder; None for one of its own in the storage root, or, with summary_only, none
-    :param arguments: the entry script's arguments
+    :param arguments: the entry script's arguments: texts, and what ``side_inputs.argument`` returns
+    :param side_inputs: files that every process gets whole
     :param owner: who the run is, the same when split is tried again
     :param base_directory: what relative paths are relative to
     :param models_root: the model registry's folder
@@ -70,7 +74,8 @@ class RunRequest:
     inputs: tuple[DatasetInput, ...]
     output: str | None
     owner: str
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[Any, ...] = ()
+    side_inputs: tuple[DatasetInput, ...] = ()
     base_directory: str = "."
     models_root: str | None = None
     storage_root: str | None = None
@@ -97,6 +102,7 @@ class Draft:
     why_unique: str
     _items: ItemWriter
     _snapshot: Snapshot
+    _side_inputs: Sequence[Listed]
 
     def write(self) -> Plan:
         """Take the output folder, and make the run directory.
@@ -107,7 +113,7 @@ class Draft:
         if plan.output is not None:
             results = ownership.result_names(plan.config.append_row_file_name)
             output_at(plan.output, plan.owner).take(results)
-        _write(plan, self._items, self._snapshot)
+        _write(plan, self._items, self._snapshot, self._side_inputs)
         return plan
 
 
@@ -137,6 +143,7 @@ def draft(request: RunRequest) -> Draft:
         config = replace(config, model=reference.frozen(config.model, request.models_root))
     snapshot, entry_script = take(config, request.base_directory, (output, storage_root))
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
+    side_inputs = list_side_inputs(request.side_inputs, request.base_directory)
     sources, items = _cut(inputs, config)
     if output is not None:
         _check_apart(output, inputs)
@@ -163,13 +170,14 @@ def draft(request: RunRequest) -> Draft:
         models_root=request.models_root,
         created_at=utc_now(),
         split_seconds=round(time.monotonic() - started, 3),
+        side_inputs=documents(side_inputs),
         run=request.step_run.run if request.step_run else "",
     )
     why_unique = why_none(request, plan, items)
     if not why_unique and request.step_run and storage_root:
         successes = request.step_run.successes(storage_root)
         plan = replace(plan, successes=successes, fingerprint=fingerprint(plan, items.sha256()))
-    return Draft(plan, request.output is not None, why_unique, items, snapshot)
+    return Draft(plan, request.output is not None, why_unique, items, snapshot, side_inputs)
 
 
 def chunk_starts(weights: Sequence[int], chunks: int) -> list[int]:
@@ -210,6 +218,8 @@ def _check(request: RunRequest) -> None:
     for each in request.inputs:
         each.check_mode()
     mini_batches.check(request.config, request.inputs)
+    check_side_inputs(request.side_inputs, request.config.environment_variables)
+    check_arguments(request.arguments, [str(each.name) for each in request.side_inputs])
 
 
 def _folder(value: str | None, base_directory: str) -> str | None:
@@ -272,7 +282,7 @@ def _cut(
     return sources, items
 
 
-def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:
+def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot, side_inputs: Sequence[Listed]) -> None:
     store = plan.store
     probe = names.PROBE
     if not store.create_exclusive(probe, plan.plan_id.encode()) or store.create_exclusive(probe, b"second"):
@@ -282,4 +292,6 @@ def _write(plan: Plan, items: ItemWriter, snapshot: Snapshot) -> None:
         )
     items.write(store)
     store.put(names.CODE, snapshot.archive)
+    if side_inputs:
+        write_side_inputs(store, side_inputs)
     store.put(names.PLAN, plan.to_json())

@@ -23,13 +23,14 @@ def of_request(request: RunRequest) -> list[str]:
         request.models_root,
         request.config.source_directory,
     ]
-    return _urls([*folders, *_paths(request.inputs)])
+    return _urls([*folders, *_paths([*request.inputs, *request.side_inputs])])
 
 
 def of_plan(plan: Plan) -> list[str]:
     """Return every URL that a node or reduce reads or writes."""
     folders = [plan.run_dir, plan.output, plan.models_root]
-    return _urls([*folders, *_paths(map(DatasetInput.from_dict, plan.inputs))])
+    sides = [path for each in plan.side_inputs for path in each["paths"]]
+    return _urls([*folders, *sides, *_paths(map(DatasetInput.from_dict, plan.inputs))])
 
 
 def _paths(inputs: Iterable[DatasetInput]) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
 from airflow_parallelrun import driver_arguments
 from airflow_parallelrun.datasets import DatasetInput, FileDataset, TabularDataset
+from airflow_parallelrun.engine import side_inputs as engine_side_inputs
 from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NotSupportedError
 from airflow_parallelrun.parameters import PipelineParameter
 
@@ -71,17 +73,30 @@ def _check_input(place: int, item: object) -> DatasetInput:
     raise InvalidValueError(f"inputs[{place}]", item, rule)
 
 
-def check_arguments(arguments: object) -> list[Any]:
+def check_side_inputs(side_inputs: object, config: ParallelRunConfig) -> list[DatasetInput]:
+    """Return the side inputs; a list of named datasets, whose mode makes no difference."""
+    if side_inputs is None:
+        return []
+    if isinstance(side_inputs, str) or not isinstance(side_inputs, Sequence):
+        raise InvalidValueError(
+            "side_inputs", side_inputs, 'a list such as [dataset.as_named_input("labels")]'
+        )
+    engine_side_inputs.check(side_inputs, config.environment_variables)
+    return [replace(each, mode="direct") for each in side_inputs]
+
+
+def check_arguments(arguments: object, side_inputs: Sequence[DatasetInput] = ()) -> list[Any]:
     """Return the script's arguments; keyword style, as the original asks for.
 
-    References (a pipeline parameter, the output of another task) stay as they are: their values are checked
-    when split runs.
+    In place of a dataset that is a side input stands what the node replaces by its path. References (a
+    pipeline parameter, the output of another task) stay as they are: their values are checked when split
+    runs.
     """
     if arguments is None:
         return []
     if isinstance(arguments, str) or not isinstance(arguments, Sequence):
         raise InvalidValueError("arguments", arguments, 'a list such as ["--threshold", 0.5]')
-    checked = [_check_argument(place, item) for place, item in enumerate(arguments)]
+    checked = [_check_argument(place, item, side_inputs) for place, item in enumerate(arguments)]
     if checked and not (isinstance(checked[0], str) and checked[0].startswith("-")):
         raise InvalidValueError(
             "arguments[0]", checked[0], 'a name such as "--threshold": each value follows its name'
@@ -104,12 +119,16 @@ def _is_literal(argument: Any) -> bool:
     return isinstance(argument, int | float)
 
 
-def _check_argument(place: int, item: object) -> Any:
-    if isinstance(item, PipelineParameter | XComArg):
+def _check_argument(place: int, item: object, side_inputs: Sequence[DatasetInput]) -> Any:
+    for each in side_inputs:
+        if _is_same(item, each):
+            return engine_side_inputs.argument(str(each.name))
+    if isinstance(item, PipelineParameter | XComArg) or _stands_for_side_input(item):
         return item
     if isinstance(item, DatasetInput | FileDataset | TabularDataset):
         raise NotSupportedError(
-            f"A dataset among arguments (arguments[{place}])", "Pass its path as text, or add it to inputs."
+            f"A dataset among arguments (arguments[{place}]) that is not one of side_inputs",
+            "Add it there, pass its path as text, or add it to inputs.",
         )
     if not isinstance(item, str | int | float):
         raise InvalidValueError(f"arguments[{place}]", item, "text or a number")
@@ -121,3 +140,13 @@ def _check_argument(place: int, item: object) -> Any:
             f"another name: --{name} is the step's own, set {name} on ParallelRunConfig or the operator",
         )
     return item
+
+
+def _is_same(argument: object, side_input: DatasetInput) -> bool:
+    if isinstance(argument, DatasetInput):
+        return argument.dataset == side_input.dataset and argument.name in (None, side_input.name)
+    return isinstance(argument, FileDataset | PipelineParameter) and argument == side_input.dataset
+
+
+def _stands_for_side_input(argument: object) -> bool:
+    return isinstance(argument, dict) and set(argument) == {engine_side_inputs.ARGUMENT}

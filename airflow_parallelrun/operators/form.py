@@ -66,6 +66,7 @@ DATASET_SCHEMA: Mapping[str, Any] = {
 # What stands below a field, for whoever presses Trigger; the place that it stands for follows in brackets.
 _HELP = {
     "inputs": 'A file, a folder or a glob; several as a JSON list: ["/data/a", "/data/b"]',
+    "side_inputs": "A file, a folder or a glob that every process has; several as a JSON list",
     "arguments": "An argument of the entry script",
     "mini_batch_size": "Files in one mini-batch; of a table bytes or rows, such as 64KB or 5000rows",
     "partition_keys": 'Keys that make a mini-batch, as a JSON list: ["user", "season"]',

@@ -18,6 +18,7 @@ from airflow_parallelrun.operators.checks import (
     check_driver_arguments,
     check_inputs,
     check_name,
+    check_side_inputs,
 )
 from airflow_parallelrun.operators.form import (
     DATASET_SCHEMA,
@@ -59,7 +60,9 @@ class ParallelRunOperator(TaskGroup):
     :param output: the folder that gets the output file; templated. A folder belongs to one run of one step,
         so a DAG that runs more than once has ``{{ run_id }}`` in it. Left out, ``append_row`` has a folder
         of its own for each run, ``outputs/<dag>/<run>/<step>`` in ``[parallelrun] storage_root``
-    :param side_inputs: not supported yet
+    :param side_inputs: files that every process has whole, each under a name:
+        ``[labels.as_named_input("labels")]``. The script finds the path of a file, or of the folder that has
+        the files, in the environment variable of that name, and in place of the same dataset in ``arguments``
     :param arguments: what the script finds in ``sys.argv``, keyword style: ``["--threshold", 0.5]``;
         templated. The step's own names (``--mini_batch_size``, ``--output``, …) are refused
     :param allow_reuse: take over the output of an earlier run of the step that must have come to the same,
@@ -104,7 +107,7 @@ class ParallelRunOperator(TaskGroup):
         parallel_run_config: ParallelRunConfig,
         inputs: Sequence[DatasetInput],
         output: str | XComArg | None = None,
-        side_inputs: Sequence[object] | None = None,
+        side_inputs: Sequence[DatasetInput] | None = None,
         arguments: Sequence[object] | None = None,
         allow_reuse: bool = True,
         **base_operator_kwargs: Any,
@@ -112,10 +115,11 @@ class ParallelRunOperator(TaskGroup):
         step, routed = check_name(task_id, name), route(base_operator_kwargs)
         super().__init__(group_id=step, **_group_arguments(routed["group"]))
         _refuse_mapped_group(self)
-        _refuse_unsupported(side_inputs)
         if not isinstance(parallel_run_config, ParallelRunConfig):
             raise InvalidValueError("parallel_run_config", parallel_run_config, "a ParallelRunConfig")
-        checked_inputs, checked_arguments = check_inputs(inputs), check_arguments(arguments)
+        checked_inputs = check_inputs(inputs)
+        checked_sides = check_side_inputs(side_inputs, parallel_run_config)
+        checked_arguments = check_arguments(arguments, checked_sides)
         check_driver_arguments(parallel_run_config, checked_arguments)
         _check_output(output)
         _check_pool(routed["run"], parallel_run_config)
@@ -128,6 +132,7 @@ class ParallelRunOperator(TaskGroup):
             dag=self.dag,
             task_group=self,
             inputs=references.inputs(checked_inputs),
+            side_inputs=references.inputs(checked_sides, "side_inputs"),
             arguments=references.arguments(checked_arguments),
             config=references.config(parallel_run_config),
             output_folder=output,
@@ -176,12 +181,12 @@ class _References:
                 document[field] = self._refer(parameters[field], schema, field)
         return document
 
-    def inputs(self, inputs: Sequence[DatasetInput]) -> list[dict[str, Any]]:
+    def inputs(self, inputs: Sequence[DatasetInput], setting: str = "inputs") -> list[dict[str, Any]]:
         documents = []
         for index, item in enumerate(inputs):
             document = item.to_dict()
             if isinstance(item.dataset, PipelineParameter):
-                document["paths"] = self._refer(item.dataset, DATASET_SCHEMA, "inputs", index)
+                document["paths"] = self._refer(item.dataset, DATASET_SCHEMA, setting, index)
             documents.append(document)
         return documents
 
@@ -209,13 +214,6 @@ class _References:
         place = setting if index is None else f"{setting}[{index}]"
         self.origins[place] = parameter.name
         return add_field(self._dag, parameter, schema, Place(setting, option or place, self._step))
-
-
-def _refuse_unsupported(side_inputs: Sequence[object] | None) -> None:
-    if side_inputs:
-        raise NotSupportedError(
-            "side_inputs", "Let the script open the files by a path that it gets in arguments."
-        )
 
 
 def _check_output(output: object) -> None:

@@ -45,14 +45,19 @@ class SplitOperator(BaseOperator):
 
     :param config: ``ParallelRunConfig.to_dict()``, with references in place of pipeline parameters
     :param inputs: ``DatasetInput.to_dict()`` of each input, likewise
+    :param side_inputs: the same of each side input
     :param output_folder: the output folder; None for one in the storage root
     :param arguments: the script's arguments, likewise
     :param origins: which pipeline parameter the value at a place ("mini_batch_size") comes from
     :param allow_reuse: whether an identical earlier success may stand for a run
     """
 
-    template_fields: Sequence[str] = ("config", "inputs", "output_folder", "arguments")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"config": "json", "inputs": "json"}
+    template_fields: Sequence[str] = ("config", "inputs", "side_inputs", "output_folder", "arguments")
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "config": "json",
+        "inputs": "json",
+        "side_inputs": "json",
+    }
     operator_extra_links: Collection[BaseOperatorLink] = (JobResultLink(), EarlierRunLink())
     ui_color = "#e8eef4"
 
@@ -64,6 +69,7 @@ class SplitOperator(BaseOperator):
         output_folder: Any,
         arguments: list[Any],
         origins: Mapping[str, str],
+        side_inputs: Sequence[dict[str, Any]] = (),
         allow_reuse: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +78,7 @@ class SplitOperator(BaseOperator):
         self.environment_variables = config["environment_variables"]
         self.config = {name: value for name, value in config.items() if name != "environment_variables"}
         self.inputs = inputs
+        self.side_inputs = list(side_inputs)
         self.output_folder = output_folder
         self.output_is_given = output_folder is not None
         self.arguments = arguments
@@ -164,6 +171,8 @@ class SplitOperator(BaseOperator):
             plan.run_dir,
         )
         wanted, kept = request.config.to_dict(), plan.config.to_dict()
+        if kept["model"] and str(kept["model"]).partition(":")[0] == wanted["model"]:
+            wanted["model"] = kept["model"]  # no version was asked for
         if nodes and (other := sorted(name for name in wanted if wanted[name] != kept[name])):
             self.log.warning("These stay as they were in run %s: %s", earlier, _listed(other))
         return _pointers(plan, nodes, earlier)
@@ -187,10 +196,6 @@ class SplitOperator(BaseOperator):
         variables = self.render_template(self.environment_variables, context)
         config = ParallelRunConfig.from_dict({**self.config, "environment_variables": variables})
         arguments = check_arguments(self.arguments)
-        inputs = []
-        for index, document in enumerate(self.inputs):
-            with self._naming_the_parameter(f"inputs[{index}]"):
-                inputs.append(DatasetInput.from_dict(document))
         if config.node_count > settings.max_nodes:
             rule = f"at most {settings.max_nodes}, the deployment's [core] max_map_length"
             raise InvalidValueError("node_count", config.node_count, rule)
@@ -199,9 +204,10 @@ class SplitOperator(BaseOperator):
         ti, step = context["ti"], self.task_id.removesuffix(".split")
         return RunRequest(
             config=config,
-            inputs=tuple(inputs),
+            inputs=self._datasets(self.inputs, "inputs"),
             output=self.output_folder,
-            arguments=tuple(str(item) for item in arguments),
+            arguments=tuple(item if isinstance(item, dict) else str(item) for item in arguments),
+            side_inputs=self._datasets(self.side_inputs, "side_inputs"),
             owner=f"{ti.dag_id}/{ti.run_id}/{step}",
             base_directory=str(Path(context["dag"].fileloc).parent),
             models_root=settings.models_root,
@@ -210,6 +216,13 @@ class SplitOperator(BaseOperator):
             allow_reuse=self.allow_reuse,
             force=is_forced(context["dag_run"].conf or {}),
         )
+
+    def _datasets(self, documents: Sequence[dict[str, Any]], setting: str) -> tuple[DatasetInput, ...]:
+        found = []
+        for index, document in enumerate(documents):
+            with self._naming_the_parameter(f"{setting}[{index}]"):
+                found.append(DatasetInput.from_dict(document))
+        return tuple(found)
 
     @contextmanager
     def _naming_the_parameter(self, place: str | None = None) -> Iterator[None]:

@@ -35,6 +35,7 @@ class Workplace:
 
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def script(self, text: str, name: str = "score.py") -> str:
         path = self.folder / "code" / name
@@ -55,7 +56,7 @@ class Workplace:
             for name, value in os.environ.items()
             if not name.startswith(("PARALLELRUN_", "AIRFLOW"))
         }
-        return kept | {"PYTHONPATH": root, "PYTHONWARNINGS": "default::ResourceWarning"}
+        return kept | {"PYTHONPATH": root, "PYTHONWARNINGS": "default::ResourceWarning", **self.variables}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -28,6 +28,7 @@ class Job:
         self.folder = folder
         self.arguments: list[Any] = ["--factor", 3, "--rate", 0.5]
         self.output: Any = str(folder / "out")
+        self.side_inputs: list[dict[str, Any]] = []
         # Of this run; and of all runs of the DAG, by run id.
         self.xcoms: dict[str, Any] = {}
         self.states: dict[str, str | None] = {"predict.split": "success"}
@@ -87,6 +88,7 @@ class Job:
                 inputs=[FileDataset.from_files("input").as_mount().to_dict()],
                 output_folder=self.output,
                 arguments=self.arguments,
+                side_inputs=self.side_inputs,
                 origins=origins or {},
             )
 

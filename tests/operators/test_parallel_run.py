@@ -165,12 +165,6 @@ def test_whether_to_reuse_is_said_by_a_boolean(dag: DAG) -> None:
         operator(allow_reuse="no")
 
 
-@pytest.mark.parametrize("feature", [{"side_inputs": [_FILES.as_mount()]}])
-def test_what_is_not_built_is_refused(dag: DAG, feature: dict[str, Any]) -> None:
-    with pytest.raises(NotSupportedError, match=f"{next(iter(feature))}.*is not supported yet"):
-        operator(**feature)
-
-
 def test_the_config_must_be_one(dag: DAG) -> None:
     with pytest.raises(InvalidValueError, match="parallel_run_config must be a ParallelRunConfig, got "):
         operator(parallel_run_config={})
@@ -191,12 +185,40 @@ def test_the_steps_own_argument_names_are_refused(dag: DAG, word: str) -> None:
         (["--a", None], r"arguments\[1\] must be text or a number, got None"),
         (["--a", ["b"]], r"arguments\[1\] must be text or a number"),
         (["--a", PipelineParameter("p", None)], "default_value of the pipeline parameter 'p' must be text"),
-        (["--a", _FILES.as_mount()], r"A dataset among arguments \(arguments\[1\]\) is not supported yet"),
+        (["--a", _FILES.as_mount()], r"\(arguments\[1\]\) that is not one of side_inputs is not supported"),
     ],
 )
 def test_arguments_outside_the_rule_are_refused(dag: DAG, arguments: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         operator(arguments=arguments)
+
+
+def test_a_side_input_among_arguments_is_replaced_on_the_node(dag: DAG) -> None:
+    labels = Dataset.File.from_files("/labels.txt")
+    words = PipelineParameter("words", Dataset.File.from_files("/words"))
+    sides = [labels.as_named_input("labels").as_mount(), words.as_named_input("words")]
+    given = ["--labels", labels, "--same", sides[0], "--words", words, "--all", sides[1], "--n", 1]
+    operator(side_inputs=sides, arguments=given)
+    split = dag.get_task("predict.split")
+    label, word = {"side_input": "labels"}, {"side_input": "words"}
+    assert split.arguments == ["--labels", label, "--same", label, "--words", word, "--all", word, "--n", 1]
+    assert split.origins == {"side_inputs[1]": "words"}
+    assert [each["name"] for each in split.side_inputs] == ["labels", "words"]
+    assert dag.params.get_param("words").schema["title"] == "words"
+
+
+@pytest.mark.parametrize(
+    ("side_inputs", "message"),
+    [
+        (_FILES.as_named_input("x"), "side_inputs must be a list such as"),
+        ([_FILES.as_mount()], r"side_inputs\[0\] must be a dataset with a name"),
+        ([PipelineParameter("files", _FILES)], r"side_inputs\[0\] must be a dataset with a name"),
+        ([_FILES.as_named_input("MINE")], r"name of side_inputs\[0\] must be one that nothing else has"),
+    ],
+)
+def test_what_cannot_be_a_side_input(dag: DAG, side_inputs: object, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        operator(side_inputs=side_inputs, parallel_run_config=config(environment_variables={"MINE": "1"}))
 
 
 def test_arguments_keep_their_types_until_split(dag: DAG) -> None:

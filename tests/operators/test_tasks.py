@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from job import Job
 
+from airflow_parallelrun.datasets import FileDataset
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
@@ -205,6 +207,26 @@ def test_the_log_has_the_configuration_without_the_values_of_variables(
     assert "'mini_batch_size': 1" in log
     assert "API_KEY" in log
     assert "xyzzy" not in log
+
+
+def test_side_inputs_are_found_by_argument_and_variable(tmp_path: Path) -> None:
+    script = """
+import os, sys
+def run(mini_batch):
+    path = os.environ["labels"]
+    return [open(path).read() + str(sys.argv[2] == path) for _ in mini_batch]
+"""
+    job = Job(tmp_path, script)
+    (tmp_path / "labels.txt").write_text("labels ")
+    job.side_inputs = [FileDataset.from_files("labels.txt").as_named_input("labels").to_dict()]
+    job.arguments = ["--labels", {"side_input": "labels"}]
+    job.node().execute(job.context)
+    job.reduce()
+    assert (tmp_path / "out" / "parallel_run_step.txt").read_text().split("\n")[:-1] == ["labels True"] * 4
+    assert json.loads(json.dumps(job.xcoms["plan"])) == job.xcoms["plan"]
+    job.side_inputs[0]["paths"] = 3
+    with pytest.raises(AirflowFailException, match="'words_param' has a wrong value"):
+        job.split(origins={"side_inputs[0]": "words_param"})
 
 
 def test_an_empty_input_fails_at_once(tmp_path: Path) -> None:
