@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_parallelrun import transfers
+from airflow_parallelrun import store_files
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InvalidValueError,
@@ -24,7 +24,7 @@ from airflow_parallelrun.exceptions import (
 from airflow_parallelrun.models import Model, ModelRegistry, cache, models_root
 from airflow_parallelrun.models.cache import ModelCache, model_cache
 from airflow_parallelrun.models.settings import CACHE_BYTES, CacheSettings, cache_settings
-from airflow_parallelrun.transfers import TransferStoppedError
+from airflow_parallelrun.store_files import TransferStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def forget() -> None:
 def test_models_of_a_store_are_fetched(
     object_store: ObjectStore, folder: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfers, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(store_files, "BLOCK_BYTES", 1000)
     root = f"{object_store.url}/models"
     registry = ModelRegistry(root)
     assert registry.list() == []

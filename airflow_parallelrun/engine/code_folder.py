@@ -20,7 +20,7 @@ from airflow_parallelrun.exceptions import (
     StorageError,
 )
 from airflow_parallelrun.filesystems import LOCAL_SCHEMES, hide, is_remote, locate
-from airflow_parallelrun.transfers import list_folder
+from airflow_parallelrun.store_files import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

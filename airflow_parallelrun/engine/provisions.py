@@ -17,7 +17,7 @@ from airflow_parallelrun.engine import side_inputs
 from airflow_parallelrun.engine.side_inputs import ARGUMENT, SideInput
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.models import reference
-from airflow_parallelrun.transfers import TransferStoppedError
+from airflow_parallelrun.store_files import TransferStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -13,7 +13,7 @@ from airflow_parallelrun.engine import names
 from airflow_parallelrun.exceptions import ConfigurationError, ParallelRunError, UnknownNameError
 from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.models import ModelRegistry, reference
-from airflow_parallelrun.transfers import TransferStoppedError
+from airflow_parallelrun.store_files import TransferStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

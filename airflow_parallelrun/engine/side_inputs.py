@@ -33,7 +33,7 @@ from airflow_parallelrun.exceptions import (
 )
 from airflow_parallelrun.filesystems import hide, is_remote, locate
 from airflow_parallelrun.parameters import PipelineParameter
-from airflow_parallelrun.transfers import Transfer, TransferStoppedError, download
+from airflow_parallelrun.store_files import Transfer, TransferStoppedError, download
 
 if TYPE_CHECKING:
     import threading

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.exceptions import ConfigurationError, StorageError
-from airflow_parallelrun.transfers import Transfer, TransferStoppedError, download, in_threads
+from airflow_parallelrun.store_files import Transfer, TransferStoppedError, download, in_threads
 
 from .description import sha256_of
 from .settings import CacheSettings, cache_settings

@@ -19,7 +19,7 @@ from airflow_parallelrun.exceptions import (
     StorageError,
 )
 from airflow_parallelrun.filesystems import hide, locate
-from airflow_parallelrun.transfers import TransferStoppedError, list_folder, upload
+from airflow_parallelrun.store_files import TransferStoppedError, list_folder, upload
 
 from . import description
 from .cache import model_cache

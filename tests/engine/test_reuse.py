@@ -76,7 +76,7 @@ class Step:
         given = {"process_count_per_node": 1, "storage_root": "root", **self.values, **changes}
         own = {
             name: given.pop(name)
-            for name in ("allow_reuse", "force", "step_run", "models_root")
+            for name in ("allow_reuse", "force", "step_run", "models_root", "side_inputs")
             if name in given
         }
         name = f"run-{self.runs}"
@@ -175,6 +175,18 @@ def test_another_script_or_another_file_is_another_run(step):
     assert step.reuse().run == "run-1"
     os.utime(step.job.folder / "input" / "00000")  # of the same size
     assert not isinstance(step.ask(), Reused)
+
+
+def test_another_side_input_is_another_run(step):
+    labels = step.job.folder / "labels.txt"
+    labels.write_text("zero")
+    step.values["side_inputs"] = (FileDataset.from_files("labels.txt").as_named_input("labels"),)
+    step.run()
+    assert step.reuse().run == "run-1"
+    labels.write_text("none")
+    assert not isinstance(step.ask(), Reused)
+    assert step.told[0].endswith("it differs in side_inputs.")
+    assert not isinstance(step.ask(side_inputs=()), Reused)
 
 
 def test_many_differences_are_told_shortly(step):
