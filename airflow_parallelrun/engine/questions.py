@@ -51,6 +51,10 @@ class Models:
         """Whether models have to be fetched."""
         return self._root is not None and is_remote(self._root)
 
+    def is_latest(self, name: str, version: int | None) -> bool:
+        """Tell whether it is the registry that says which version this is."""
+        return version is None and name not in self._versions
+
     def find(self, name: str, version: int | None, stop: threading.Event | None = None) -> tuple[str, int]:
         """Return the path and the version of a model.
 
@@ -91,12 +95,13 @@ def answer(
     try:
         if subject != "model_path":
             raise UnknownNameError("question", subject, ["header", "model_path"])
-        path, version = models.find(arguments["name"], arguments["version"], stop)
-        if store is not None and arguments["version"] is None:
-            _note_latest(store, names.latest_model(arguments["name"], version))
-        return True, (path, version)
+        name, wanted = arguments["name"], arguments["version"]
+        path, version = models.find(name, wanted, stop)
     except ParallelRunError as error:
         return False, str(error)
+    if store is not None and models.is_latest(name, wanted):
+        _note_latest(store, names.latest_model(name, version))
+    return True, (path, version)
 
 
 class Questions:

@@ -114,7 +114,7 @@ def _check_models(success: Success, models_root: str | None) -> None:
     """Refuse where the script would get another version of a model now."""
     for name, version in success.models.items():
         try:
-            latest = ModelRegistry(models_root or "").find(name)[1]
+            latest = ModelRegistry(models_root or "").version(name)
         except ModelNotFoundError:
             latest = None
         if latest != version:
