@@ -59,7 +59,11 @@ def main(given: Sequence[str]) -> int:
     parsed = parse_job("check", DESCRIPTION, given)
     config = driver_arguments.apply(config_of(parsed), parsed.script_arguments)
     _refuse_other_interpreter(config.environment.python)
-    loaded = _first_mini_batch(parsed, config)
+    with tempfile.TemporaryDirectory(prefix="parallelrun-spool-") as spool:
+        return _run(parsed, config, _first_mini_batch(parsed, config, spool))
+
+
+def _run(parsed: argparse.Namespace, config: ParallelRunConfig, loaded: Loaded) -> int:
     if loaded.wrong is not None:
         print(f"parallelrun: {loaded.wrong}", file=sys.stderr)
     if loaded.value is None:
@@ -185,13 +189,18 @@ def _ask(models: Models, subject: str, arguments: dict[str, Any]) -> Any:
     return value
 
 
-def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig) -> Loaded:
-    """Load the first mini-batch of the first input; all are looked at, so that a wrong one shows now."""
+def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig, spool: str) -> Loaded:
+    """Load the first mini-batch of the first input; all are looked at, so that a wrong one shows now.
+
+    :param spool: a folder for what has to be copied from stores
+    """
     from airflow_parallelrun.datasets import FilePart
     from airflow_parallelrun.datasets.connections import connected
+    from airflow_parallelrun.datasets.copies import Copier
     from airflow_parallelrun.engine import mini_batches
     from airflow_parallelrun.engine.listing_limit import ListingLimit
     from airflow_parallelrun.worker.loading import Loader
+    from airflow_parallelrun.worker.spool import Copies
 
     inputs = [each.resolve(".") for each in inputs_of(parsed)]
     mini_batches.check(config, inputs)
@@ -202,7 +211,11 @@ def _first_mini_batch(parsed: argparse.Namespace, config: ParallelRunConfig) -> 
     if first is None:
         raise EmptyInputError(list(inputs[0].paths), inputs[0].item)
     items = [item.item if isinstance(item, FilePart) else [*item] for item in first]
-    return Loader([connected(cut.source) for cut in cuts], config.partition_keys or []).load([0, *items])
+    sources = [connected(cut.source) for cut in cuts]
+    if inputs[0].is_staged:
+        Copier(sources[0]).make_all(items, Copies(spool, 0))
+        sources[0]["spool"] = spool
+    return Loader(sources, config.partition_keys or []).load([0, *items])
 
 
 def _refuse_other_interpreter(python: str | None) -> None:

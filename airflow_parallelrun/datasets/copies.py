@@ -8,6 +8,7 @@ found out by the very code that will read them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from bisect import bisect_right
@@ -233,9 +234,12 @@ class Copier:
         for number, item in enumerate(items):
             if not is_url(item[0]):
                 continue
+            path = copies.path(number, item[0])
             try:
-                self.copy(item).make(copies.path(number, item[0]))
+                self.copy(item).make(path)
             except (InputChangedError, LoadError) as error:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
                 copies.fail(number, error)
 
 

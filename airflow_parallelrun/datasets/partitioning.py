@@ -7,8 +7,10 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import urllib.parse
 from collections import OrderedDict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.config import TableSize
@@ -18,10 +20,13 @@ from airflow_parallelrun.exceptions import (
     OutputExistsError,
     UnknownNameError,
 )
+from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.worker.loading import Loader
 from airflow_parallelrun.worker.partitions import HIVE_NULL
+from airflow_parallelrun.worker.spool import Copies
 
 from .connections import connected
+from .copies import Copier
 from .table import Table
 
 if TYPE_CHECKING:
@@ -108,13 +113,21 @@ def _frames(table: Table) -> Iterator[Any]:
 
     :raises InputUnreadableError: when one does not fit
     """
-    loader = Loader([connected(table.source)], [])
-    for part in table.parts():
-        loaded = loader.load([0, part.item])
-        if loaded.wrong is not None:
-            raise InputUnreadableError(part.file.path, str(loaded.wrong))
-        if loaded.value is not None:
-            yield loaded.value
+    source = connected(table.source)
+    with tempfile.TemporaryDirectory(prefix="parallelrun-") as spool:
+        loader = Loader([source if table.is_query else {**source, "spool": spool}], [])
+        for number, (file, parts) in enumerate(groupby(table.parts(), lambda part: part.file)):
+            copies = Copies(spool, number)
+            if is_remote(file.path) and not table.is_query:
+                # All of it is read, so it is copied as a whole.
+                Copier({}).make_all([[*file]], copies)
+            for part in parts:
+                loaded = loader.load([0, part.item], ordinal=number)
+                if loaded.wrong is not None:
+                    raise InputUnreadableError(file.path, str(loaded.wrong))
+                if loaded.value is not None:
+                    yield loaded.value
+            shutil.rmtree(copies.folder, ignore_errors=True)
 
 
 class _Writers:

@@ -37,6 +37,7 @@ class Table:
 
     def __init__(self, dataset: TabularDataset, files: Sequence[ListedFile], size: TableSize) -> None:
         self._files = _FILES.get(dataset.format, DelimitedFiles)(dataset, files, size)
+        self.is_query = dataset.is_query
         self._is_limited = dataset.is_limited
         self._first_row, self._row_count = dataset.first_row, dataset.row_count
         found = self._files.source()

@@ -136,3 +136,22 @@ def test_partition_keys_from_the_shell(work: Workplace) -> None:
     assert ended.status == 0, ended.err
     assert "2 mini-batches of 3 items" in ended.err
     assert work.rows() == ["ada", "ada", "bob"]
+
+
+def test_a_store_from_the_shell(work: Workplace, azure_store: Any) -> None:
+    for number in range(3):
+        azure_store.write(f"in/{number}.txt", str(number).encode())
+    table = azure_store.write("t.csv", b"a,b\n" + b"".join(b"%d,%d\n" % (n, n) for n in range(100)))
+    script = work.script(
+        "from pathlib import Path\ndef run(files): return [Path(each).read_text() for each in files]\n"
+    )
+    ended = work.command("check", script, "--input", f"{azure_store.url}/in", "--mini-batch-size", "2")
+    assert ended.status == 0
+    assert "run() returned a list of 2 elements for 2 items" in ended.out
+    assert "  0\n  1\n" in ended.out
+    options = ("--input-type", "tabular", "--output", "out", "--mini-batch-size", "30rows")
+    ended = work.command("run", work.script(SUMS), "--input", table, *options, "--spool-bytes", "1MB")
+    assert ended.status == 0
+    rows = (work.folder / "out" / "parallel_run_step.txt").read_text().splitlines()
+    assert rows == [f"{n} {n} {2 * n}" for n in range(100)]
+    assert azure_store.secret not in ended.out + ended.err

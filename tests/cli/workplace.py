@@ -54,7 +54,7 @@ class Workplace:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PARALLELRUN_", "AIRFLOW"))
+            if not name.startswith(("PARALLELRUN_", "AIRFLOW")) or name.startswith("PARALLELRUN_CONNECTION_")
         }
         return kept | {"PYTHONPATH": root, "PYTHONWARNINGS": "default::ResourceWarning", **self.variables}
 

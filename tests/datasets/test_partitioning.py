@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from memory_shop import opened
 
 from airflow_parallelrun.datasets import FileDataset, TabularDataset, list_files, partitioning
 from airflow_parallelrun.exceptions import (
@@ -113,3 +114,13 @@ def test_an_empty_folder_will_do(table: TabularDataset, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     made: Any = table.partition_by(["store"], tmp_path / "out")
     assert made.paths == (str(tmp_path / "out"),)
+
+
+def test_a_table_in_a_store(tmp_path: Path) -> None:
+    with opened() as shop:
+        urls = [shop.add(f"{number}.csv", TABLE.to_csv(index=False).encode()) for number in range(2)]
+        made: Any = TabularDataset.from_delimited_files(urls).partition_by(["store"], tmp_path / "out")
+        assert [name for name, _, _ in shop.requests][-2:] == ["0.csv", "1.csv"]
+    read = pd.read_parquet(made.paths[0])
+    assert len(read) == 2 * len(TABLE)
+    assert read["price"].sum() == 2 * TABLE["price"].sum()

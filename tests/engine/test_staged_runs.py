@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import threading
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 from engine.workbench import wait_for
 from memory_shop import URL, opened
 
-from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.datasets import FileDataset, TabularDataset
 from airflow_parallelrun.engine.node import Node
 from airflow_parallelrun.exceptions import InterruptedRunError
 
@@ -37,6 +40,8 @@ def run(mini_batch):
             os.kill(os.getpid(), signal.SIGKILL)
     return [open(path).read() for path in mini_batch]
 """
+
+ROWS = 600
 
 
 @pytest.fixture
@@ -76,6 +81,52 @@ def test_files_in_a_store(job, object_store):
         f"{url}/goes was listed and is not there any more",
     ]
     assert object_store.secret not in written(job.output)
+
+
+def test_tables_in_a_store(job, object_store):
+    frame = pd.DataFrame({"n": range(ROWS), "t": [f"row {n}" for n in range(ROWS)]})
+    text, parquet = frame.to_csv(index=False).encode(), io.BytesIO()
+    frame.assign(other="x").to_parquet(parquet, row_group_size=ROWS // 2)
+    lines = frame.to_json(orient="records", lines=True).encode()
+    multi = frame.assign(t=[f"row\n{n}" for n in range(ROWS)]).to_csv(index=False).encode()
+    of = {
+        name: object_store.write(f"in/{name}", data)
+        for name, data in (
+            ("t.csv", text),
+            ("t.csv.gz", gzip.compress(text)),
+            ("t.jsonl", lines),
+            ("t.parquet", parquet.getvalue()),
+            ("multi.csv", multi),
+        )
+    }
+    inputs = (
+        TabularDataset.from_delimited_files(of["t.csv"]).as_direct(),
+        TabularDataset.from_delimited_files(of["t.csv.gz"]).as_direct(),
+        TabularDataset.from_json_lines_files(of["t.jsonl"]).as_direct(),
+        TabularDataset.from_parquet_files(of["t.parquet"]).keep_columns(["n", "t"]).as_direct(),
+        TabularDataset.from_delimited_files(of["multi.csv"], support_multi_line=True).as_direct(),
+    )
+    script = "def run(frame): return [f'{n} {t.split()[1]}' for n, t in zip(frame['n'], frame['t'])]\n"
+    result = job.split(script, inputs=inputs, mini_batch_size="4KB").run()
+    assert job.rows() == 5 * [f"{n} {n}" for n in range(ROWS)]
+    assert result.counts.items_succeeded == 5 * ROWS
+    assert object_store.secret not in written(job.output)
+
+
+def test_rows_of_a_mini_batch_whose_process_died_are_counted_from_its_copy(job, shop):
+    url = shop.add("t.csv", b"n\n" + b"".join(b"%d\n" % n for n in range(100)))
+    script = """
+        import os, signal
+        def run(frame):
+            if 50 in set(frame["n"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return frame
+    """
+    inputs = (TabularDataset.from_delimited_files(url).as_direct(),)
+    result = job.split(script, inputs=inputs, mini_batch_size=100, error_threshold=-1, run_max_try=1).run()
+    assert result.counts.items == 100
+    assert not result.counts.items_at_least
+    assert len(job.rows()) == result.counts.items_succeeded > 60
 
 
 def test_copies_stay_for_the_next_try_and_are_gone_when_the_node_is(job, shop):
