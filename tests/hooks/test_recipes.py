@@ -56,6 +56,7 @@ def test_every_recipe_is_tried_here() -> None:
 @pytest.mark.parametrize(
     ("mark", "option", "value"),
     [("--conn-password KEY", "account_key", ACCOUNT_KEY), ("SAS_TOKEN", "sas_token", "?sv=1&sig=abcdefgh")],
+    ids=["key", "signature"],
 )
 def test_an_azure_account(mark: str, option: str, value: str, add: Add) -> None:
     # Azurite speaks no HTTPS, which an account's name stands for.
