@@ -73,7 +73,7 @@ $(RUNTIME): $(PINS)
 
 $(TOOLS): $(PINS) | $(RUNTIME)
 	@echo "Set-up of the tools for tests, checks and docs:"
-	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs
+	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs mlflow
 	@touch $@ $(RUNTIME) $(STORED)
 
 $(STORED): $(PINS) | $(RUNTIME)

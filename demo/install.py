@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
+# It wants older versions of some things than Airflow takes: it has a folder of its own.
+MLFLOW = "mlflow-skinny==3.17.2"
 
 # pip's setting, uv's variable, what separates several values there.
 _HANDED_OVER = (
@@ -39,7 +41,10 @@ class StepFailedError(RuntimeError):
 
 
 def main(folder: str, *extras: str) -> int:
-    """Make or update the virtual environment in ``folder`` with the project and its ``extras``."""
+    """Make or update the virtual environment in ``folder`` with the project and its ``extras``.
+
+    The extra ``mlflow`` goes to ``<folder>/mlflow``, for tests that put that behind their path.
+    """
     target = Path(folder).resolve()
     python, uv = target / "bin" / "python", target / "bin" / "uv"
     try:
@@ -49,9 +54,15 @@ def main(folder: str, *extras: str) -> int:
         if not uv.exists() or _version(uv) != UV.partition("==")[2]:
             _step(f"fetch {UV}", lambda: _run([str(python), "-m", "pip", "install", "--quiet", UV]))
         install = [str(uv), "pip", "install", "--python", str(python), "--compile-bytecode"]
-        install += ["-c", "constraints.txt", "-e", f".[{','.join(extras)}]"]
+        pinned = [extra for extra in extras if extra != "mlflow"]
+        project = ["-c", "constraints.txt", "-e", f".[{','.join(pinned)}]"]
         environment = uv_environment(pip_settings(python), os.environ)
-        _step(f"install the pinned set ({', '.join(extras)})", lambda: _run(install, environment))
+        _step(
+            f"install the pinned set ({', '.join(pinned)})", lambda: _run([*install, *project], environment)
+        )
+        if "mlflow" in extras:
+            beside = ["--target", str(target / "mlflow"), "--overrides", "constraints.txt", MLFLOW]
+            _step(f"install {MLFLOW} beside it", lambda: _run([*install, *beside], environment))
     except (StepFailedError, OSError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -54,8 +54,6 @@ _PACKAGE = Path(__file__).parent.parent
 
 def main(given: Sequence[str]) -> int:
     """Run ``parallelrun check`` and return its exit status."""
-    from airflow_parallelrun.engine.questions import Models
-
     parsed = parse_job("check", DESCRIPTION, given)
     config = driver_arguments.apply(config_of(parsed), parsed.script_arguments)
     _refuse_other_interpreter(config.environment.python)
@@ -64,6 +62,8 @@ def main(given: Sequence[str]) -> int:
 
 
 def _run(parsed: argparse.Namespace, config: ParallelRunConfig, loaded: Loaded) -> int:
+    from airflow_parallelrun.engine.questions import Models
+
     if loaded.wrong is not None:
         print(f"parallelrun: {loaded.wrong}", file=sys.stderr)
     if loaded.value is None:
