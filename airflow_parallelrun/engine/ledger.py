@@ -218,8 +218,9 @@ class Ledger:
         """
         ledger = cls(plan)
         store = plan.store
-        with segments_of(store) as segments:
-            for name, length in sorted(seal.journals, key=_by_attempt):
+        journals = sorted(seal.journals, key=_by_attempt)
+        with segments_of(store) as segments, store.opening([name for name, _ in journals]):
+            for name, length in journals:
                 for record in read_journal(store, name, length, plan.plan_id):
                     if before_round is not None and record.round >= before_round:
                         break

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from airflow_parallelrun.engine.object_writer import upload_file
 from airflow_parallelrun.engine.objects import objects_at, patiently
 from airflow_parallelrun.exceptions import StorageError
 
@@ -15,6 +16,8 @@ _THREADS = 8
 # A file that grows is written whole each time: not before it has grown so much, or so much time has passed.
 _GROWTH = 1.25
 _LATEST_S = 300.0
+# Larger ones are uploaded in parts.
+_LARGE_BYTES = 64 << 20
 
 
 class _State(NamedTuple):
@@ -82,12 +85,18 @@ class Mirror:
 
     def _upload_one(self, path: str, state: _State) -> None:
         name = os.path.relpath(path, self._folder)
+        url = f"{self._url}/{name}"
         try:
-            with open(path, "rb") as file:
-                data = file.read(state.size)
-        except FileNotFoundError:
+            if state.size > _LARGE_BYTES:
+                upload_file(path, url)
+            else:
+                with open(path, "rb") as file:
+                    data = file.read(state.size)
+                patiently(url, lambda: self._objects.write(f"{self._base}/{name}", data))
+        except (
+            FileNotFoundError
+        ):  # the script has removed it; or the container is not there, and others say so
             return
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
-        patiently(f"{self._url}/{name}", lambda: self._objects.write(f"{self._base}/{name}", data))
         self._uploaded[path] = state

@@ -78,8 +78,9 @@ class Node:
         :raises StorageError: when the run directory cannot be written
         """
         plan = read_plan(self._run_dir)
-        with LogFolder(plan) as logs, background_log() as log:
+        with LogFolder(plan, lambda: self._wakeup.stop_requested) as logs, background_log() as log:
             started = start_attempt(plan.store, self._index)
+            logs.open(started.token)
             log.name(node_log(logs.root, str(started.attempt)))
             return self._run(plan, started, logs.root)
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import logging
 import posixpath
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_parallelrun.engine.objects import (
@@ -24,12 +27,16 @@ from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
     from typing import NoReturn, TypeVar
 
     T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+# Objects that are fetched at once.
+_AT_ONCE = 16
 
 
 def store_at(root: str) -> Store:
@@ -58,6 +65,8 @@ class ObjectStore(Store):
         self.objects, place = objects_at(self.root)
         self._fs = place.fs
         self._base = place.path.rstrip("/")
+        self._coming: deque[str] = deque()
+        self._fetched: dict[str, Future[bytes]] = {}
 
     def path(self, name: str) -> str:
         """Return an object's URL, for messages."""
@@ -164,7 +173,26 @@ class ObjectStore(Store):
 
     def open(self, name: str, buffer_bytes: int = -1) -> BinaryIO:
         """Open an object for reading; all of it is in memory."""
-        return io.BytesIO(self.read(name))
+        fetched = self._fetched.pop(name, None)
+        self._fetch()
+        return io.BytesIO(self.read(name) if fetched is None else fetched.result())
+
+    @contextlib.contextmanager
+    def opening(self, names: Iterable[str]) -> Iterator[None]:
+        """Within it objects are opened in this order, and the next ones are fetched meanwhile."""
+        self._coming.extend(names)
+        with ThreadPoolExecutor(_AT_ONCE, "objects") as self._threads:
+            try:
+                self._fetch()
+                yield
+            finally:
+                self._coming.clear()
+                self._fetched.clear()
+
+    def _fetch(self) -> None:
+        while self._coming and len(self._fetched) < _AT_ONCE:
+            name = self._coming.popleft()
+            self._fetched[name] = self._threads.submit(self.read, name)
 
     def sync(self, name: str) -> None:
         """Do nothing: what is there is durable."""

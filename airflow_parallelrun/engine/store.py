@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Complete objects are written under such a name first; listings never show one.
 TEMPORARY = ".tmp-"
@@ -151,6 +151,11 @@ class Store:
             return []
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
+
+    @contextlib.contextmanager
+    def opening(self, names: Iterable[str]) -> Iterator[None]:
+        """Within it objects are opened in this order; a store that is slow to answer fetches them ahead."""
+        yield
 
     def folders(self, folder: str = "") -> list[str]:
         """Return the names of the folders in a folder, sorted; of the run directory itself unless told."""

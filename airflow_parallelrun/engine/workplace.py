@@ -7,29 +7,30 @@ what the script writes into the output folder. It is committed or uploaded from 
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from airflow_parallelrun.engine import names
+from airflow_parallelrun.engine.leftovers import make_folder
 from airflow_parallelrun.engine.mirror import Mirror
 from airflow_parallelrun.engine.periodic import Periodic
 from airflow_parallelrun.engine.plan import fetch_items
 from airflow_parallelrun.engine.store import Store
-from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
-    from airflow_parallelrun.engine.plan import Plan
+    from collections.abc import Callable
 
-logger = logging.getLogger(__name__)
+    from airflow_parallelrun.engine.plan import Plan
 
 # What of a log is in the store while the node works; the rest comes when it ends.
 _UPLOAD_INTERVAL_S = 30.0
 _LAST_UPLOAD_S = 30.0
+# A node that was asked to stop must be gone within 4 s.
+_HURRIED_UPLOAD_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,26 @@ class LogFolder:
     """The folder that a node's logs are written to: the plan's own, or one whose files are uploaded.
 
     :param plan: the plan
+    :param is_hurried: asked at the end, whether there is no time to upload everything
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.root = plan.logs
+    def __init__(self, plan: Plan, is_hurried: Callable[[], bool]) -> None:
+        self._url = plan.logs
+        self._is_hurried = is_hurried
         self._uploads: Periodic | None = None
-        self._mirror: Mirror | None = None
-        if is_remote(plan.logs):
-            self.root = tempfile.mkdtemp(prefix="parallelrun-logs-")
-            self._mirror = Mirror(self.root, plan.logs)
-            self._uploads = Periodic("logs", self._mirror.upload_grown, _UPLOAD_INTERVAL_S)
+        self._is_last = False
+        self.root = plan.logs
+
+    def open(self, token: str) -> None:
+        """Make the folder, unless it is the plan's own.
+
+        :param token: the attempt's
+        :raises OSError: when it cannot be made
+        """
+        if is_remote(self._url):
+            self.root = make_folder(token)
+            mirror = Mirror(self.root, self._url)
+            self._uploads = Periodic("logs", partial(self._upload, mirror), _UPLOAD_INTERVAL_S)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -109,11 +120,13 @@ class LogFolder:
 
     def __exit__(self, *_error: object) -> None:
         """Upload what is left."""
-        if self._uploads is None or self._mirror is None:
-            return
-        self._uploads.close(_LAST_UPLOAD_S)
-        try:
-            self._mirror.upload()
-        except StorageError as error:
-            logger.warning("the last lines of the logs are lost: %s", error)
-        shutil.rmtree(self.root, ignore_errors=True)
+        if self._uploads is not None:
+            self._is_last = True
+            self._uploads.close(_HURRIED_UPLOAD_S if self._is_hurried() else _LAST_UPLOAD_S)
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _upload(self, mirror: Mirror) -> None:
+        if self._is_last:
+            mirror.upload()
+        else:
+            mirror.upload_grown()
