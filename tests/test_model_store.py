@@ -202,8 +202,8 @@ def _counting(download: Any, fetched: list[str]) -> Any:
 def test_processes_that_need_a_model_at_once_fetch_it_once(s3_store: ObjectStore, folder: Path) -> None:
     root = f"{s3_store.url}/models"
     ModelRegistry(root).register(folder, "mnist")
-    barrier, results = START.Barrier(3), START.Queue()
-    processes = [START.Process(target=_use, args=(root, barrier, results)) for _ in range(3)]
+    barrier, results = START.Barrier(2), START.Queue()
+    processes = [START.Process(target=_use, args=(root, barrier, results)) for _ in range(2)]
     for process in processes:
         process.start()
     found = [results.get(timeout=60) for _ in processes]

@@ -94,6 +94,6 @@ def test_a_registry_in_an_object_store(
     assert in_process("models", "list", *root).out == "mnist:1\n"
     path = Path(in_process("models", "path", "mnist", *root).out.strip())
     assert path.read_bytes() == b"one"
-    ended = in_process("models", "path", "mnist", "--models-root", "s3://nobody@bucket/models")
+    ended = in_process("models", "path", "mnist", "--models-root", "s3://no-such-store@bucket/models")
     assert ended.status == 2
-    assert "there is no connection 'nobody'" in ended.err
+    assert "there is no connection 'no-such-store'" in ended.err
