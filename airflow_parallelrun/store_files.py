@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# So many requests at once, of so many bytes: they fill a fast network, and hold no more than 64 MiB.
+# So many requests at once, of so many bytes. Measured on Azurite behind 50 ms of latency, on two cores:
+# 240 MiB/s; 4 requests of 8 MiB 149, 16 of 8 MiB 184, 8 of 4 MiB 55, 8 of 16 MiB 214, one of 8 MiB 41.
 THREADS = 8
 BLOCK_BYTES = 8 << 20
 
