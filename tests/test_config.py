@@ -404,3 +404,14 @@ def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().node_count = 3  # type: ignore[misc]
     assert dataclasses.replace(config(), node_count=3).node_count == 3
+
+
+@pytest.mark.parametrize(("given", "size"), [(1, 1), ("512", 512), ("2KB", 2048), ("512mb", 512 << 20)])
+def test_the_size_of_the_spool(given: int | str, size: int) -> None:
+    assert config(spool_bytes=given).spool_bytes == size
+
+
+@pytest.mark.parametrize("given", [0, -1, True, None, 1.5, "", "5rows", "1 GB", "0MB"])
+def test_no_size_of_a_spool(given: object) -> None:
+    with pytest.raises(InvalidValueError, match=r"spool_bytes must be a positive number of bytes, or a size"):
+        config(spool_bytes=given)

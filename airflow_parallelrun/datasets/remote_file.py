@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.filesystems import hide, locate
@@ -42,19 +43,27 @@ _FOR_GOOD = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplemen
 class RemoteFile:
     """A file in a store, as it was listed. Any thread may use it.
 
+    Where the URL leads to is found out when it is read: that takes longer than all else here.
+
     :param file: the file
     :param pause: waits so many seconds before the store is asked again
-    :raises ConfigurationError: for a connection that nobody knows
     """
 
     def __init__(self, file: ListedFile, pause: Callable[[float], None] = time.sleep) -> None:
         self.url, self.size, self.mtime_ns, self._etag = file
         # A store that does not tell sizes tells nothing else, either.
         self.is_sized = bool(file.size) or file.mtime_ns is not None or file.etag is not None
-        self._fs, self._path, *_ = locate(self.url)
         self._pause = pause
-        driver = type(self._fs).__module__.partition(".")[0]
-        self._conditional = _CONDITIONAL.get(driver) if self._etag else None
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        return locate(self.url)[:2]
+
+    @cached_property
+    def _conditional(self) -> Callable[[Any, str, int, int, Any], bytes] | None:
+        """What reads under a condition; None where that is not known, or there is no tag."""
+        driver = type(self._place[0]).__module__.partition(".")[0]
+        return _CONDITIONAL.get(driver) if self._etag else None
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from one offset to another one; none where the file has none.
@@ -82,22 +91,28 @@ class RemoteFile:
             self._compare()
 
     def _read(self, start: int, end: int) -> bytes:
+        fs, path = self._place
         if self._conditional is not None:
-            return self._conditional(self._fs, self._path, start, end, self._etag)
+            return self._conditional(fs, path, start, end, self._etag)
         if not self.is_sized:
-            return bytes(self._fs.cat_file(self._path))[start:end]
-        data: bytes = self._fs.cat_file(self._path, start=start, end=end)
+            return bytes(fs.cat_file(path))[start:end]
+        data: bytes = fs.cat_file(path, start=start, end=end)
         # A web server may know no ranges.
         return data if len(data) <= end - start else data[start:end]
 
     def _compare(self) -> None:
-        size, mtime_ns, etag = state_of(self._ask(lambda: self._fs.info(self._path)))
+        size, mtime_ns, etag = state_of(self._ask(self._info))
         if self._etag and etag:
             same = etag == self._etag
         else:
             same = None in (mtime_ns, self.mtime_ns) or mtime_ns == self.mtime_ns
         if not same or size != self.size:
             raise self._changed()
+
+    def _info(self) -> dict[str, Any]:
+        fs, path = self._place
+        found: dict[str, Any] = fs.info(path)
+        return found
 
     def _changed(self) -> InputChangedError:
         return InputChangedError(f"{self.url} has changed since it was listed")
@@ -122,7 +137,7 @@ class RemoteFile:
     def _why_not(self) -> Exception:
         """Return why the tag is another one: some stores say so of what is not there."""
         try:
-            self._fs.info(self._path)
+            self._info()
         except FileNotFoundError:
             return InputChangedError(f"{self.url} was listed and is not there any more")
         except Exception as error:  # noqa: BLE001 - as above

@@ -40,6 +40,7 @@ NOT_COUNTED = frozenset(
         "run_max_try",
         "shutdown_timeout",
         "source_directory",  # what is in it counts
+        "spool_bytes",
         "start_method",
         "task_overhead_timeout",
     }
