@@ -12,6 +12,7 @@
     │   ├── EmptyInputError         the input has no item
     │   ├── InputNotFoundError      the input path does not exist
     │   ├── InputUnreadableError    the input exists and cannot be listed or read
+    │   ├── NothingNewError         only new files are wanted, and there is none: no failure
     │   ├── PartitionError          the path of a file does not fit the partition_format
     │   ├── SideInputChangedError   a side input is not what split has listed
     │   └── ListingTimeoutError     listing the input took longer than it may
@@ -125,6 +126,21 @@ class EmptyInputError(DatasetError):
         super().__init__(
             f"the input has no {item}: {_some(paths)}. "
             "Check the path or the glob; a folder counts every file below it."
+        )
+
+
+class NothingNewError(DatasetError):
+    """Raised when only new files are wanted, and an earlier run of the step has processed them all.
+
+    :param paths: of the inputs
+    :param known: files that are there
+    """
+
+    def __init__(self, paths: list[str], known: int) -> None:
+        self.paths, self.known = paths, known
+        files = f"all {known} files" if known else "what was there"
+        super().__init__(
+            f"there is nothing new in {_some(paths)}: earlier runs of this step have processed {files}."
         )
 
 

@@ -190,12 +190,19 @@ def _files(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> Data
             file=sys.stderr,
         )
     mode = "direct" if parsed.direct else "mount"
-    return DatasetInput(FileDataset((path,), parsed.partition_format), mode)
+    return DatasetInput(FileDataset((path,), parsed.partition_format, _only_new(parsed)), mode)
+
+
+def _only_new(parsed: argparse.Namespace) -> bool:
+    """Tell whether only new files are wanted; `check`, which takes the first ones, does not ask."""
+    return bool(getattr(parsed, "only_new", False))
 
 
 def _table(path: str, parsed: argparse.Namespace, given: dict[str, Any]) -> DatasetInput:
     from airflow_parallelrun.datasets import DatasetInput, TabularDataset
 
+    if _only_new(parsed):
+        raise ConfigurationError("--only-new is for files: which rows of a table are new nobody knows.")
     options = dict(given)
     if "format" not in options:
         options["format"] = "sql" if "connection" in options else _format_of(path)

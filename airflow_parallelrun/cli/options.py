@@ -220,6 +220,11 @@ def _add_reuse_options(parser: CommandParser) -> None:
         action="store_true",
         help="run nothing where an earlier run has come to the same, and its output is there",
     )
+    group.add_argument(
+        "--only-new",
+        action="store_true",
+        help="leave out the files that an earlier successful run of the step has processed",
+    )
 
 
 def add_field_options(parser: CommandParser, names: Collection[str], told_defaults: bool = True) -> None:

@@ -9,7 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.exceptions import NotRedrivenError, OutputError, StorageError, UnprocessedError
+from airflow_parallelrun.exceptions import (
+    NothingNewError,
+    NotRedrivenError,
+    OutputError,
+    StorageError,
+    UnprocessedError,
+)
 
 from .command import FAILED, INTERRUPTED, complain, describe, exit_status
 from .options import parse_job, request_of
@@ -40,7 +46,11 @@ def main(given: Sequence[str]) -> int:
         show_logs(request.config.logging_level)
     from airflow_parallelrun.engine.reuse import Reused, split_or_reuse
 
-    plan = split_or_reuse(request, lambda why: print(why, file=sys.stderr))
+    try:
+        plan = split_or_reuse(request, lambda why: print(why, file=sys.stderr))
+    except NothingNewError as nothing:
+        print(nothing, file=sys.stderr)
+        return 0
     if isinstance(plan, Reused):
         print(f"nothing is run: run {plan.run} has come to the same", file=sys.stderr, flush=True)
         summarise(plan.result, time.monotonic() - started)

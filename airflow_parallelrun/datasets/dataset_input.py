@@ -80,6 +80,11 @@ class DatasetInput:
         return getattr(self.known_dataset, "connection", None)
 
     @property
+    def only_new(self) -> bool:
+        """Whether only files are wanted that no earlier run of the step has processed."""
+        return bool(getattr(self.known_dataset, "only_new", False))
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The dataset's paths.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_parallelrun import rules
 from airflow_parallelrun.exceptions import InvalidValueError
 from airflow_parallelrun.worker.partitions import PartitionFormat
 
@@ -27,16 +28,19 @@ class FileDataset:
     :param paths: as given; relative ones are relative to the DAG file, or to where the command runs
     :param partition_format: where partition keys stand in the paths, such as ``{user}/{season}/*.wav``; from
         the first key, or a name before it, to the end of a path. ``{day:yyyy/MM/dd}`` is a date
+    :param only_new: leave out what an earlier successful run of the step has processed
     :raises InvalidValueError: for no path, one that is not text, and what is no partition format
     """
 
     paths: tuple[str, ...]
     partition_format: str | None = None
+    only_new: bool = False
 
     def __post_init__(self) -> None:
         """Check the paths' form; whether they exist is known where the job runs."""
         object.__setattr__(self, "paths", texts(self.paths))
         partition_keys_of(self.partition_format)
+        rules.flag("only_new", self.only_new)
 
     @classmethod
     def of(cls, paths: object, **options: Any) -> FileDataset:
@@ -45,15 +49,20 @@ class FileDataset:
 
     @classmethod
     def from_files(
-        cls, path: Path | Sequence[Path], validate: bool = True, partition_format: str | None = None
+        cls,
+        path: Path | Sequence[Path],
+        validate: bool = True,
+        partition_format: str | None = None,
+        only_new: bool = False,
     ) -> FileDataset:
         """Make a dataset of files.
 
         :param path: one path or several
         :param validate: accepted as in the original; the input is always checked before a node starts
         :param partition_format: as of the class
+        :param only_new: as of the class
         """
-        return cls(texts(path), partition_format)
+        return cls(texts(path), partition_format, only_new)
 
     @property
     def partition_keys(self) -> tuple[str, ...]:

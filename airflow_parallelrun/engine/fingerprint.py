@@ -39,6 +39,7 @@ NOT_COUNTED = frozenset(
         "run_invocation_timeout",
         "run_max_try",
         "shutdown_timeout",
+        "spool_bytes",
         "source_directory",  # what is in it counts
         "spool_bytes",
         "start_method",
@@ -90,6 +91,8 @@ def why_none(request: RunRequest, plan: Plan, items: ItemWriter) -> str:
         return "what runs have come to is kept in the storage root, and there is none"
     if any(each.connection for each in request.inputs):
         return "whether what a query reads has changed nobody knows"
+    if any(each.only_new for each in request.inputs):
+        return "only new files are processed"
     if plan.output is None:
         return "what a script writes without an output folder nobody finds again"
     if not items.are_identifiable:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_parallelrun.config import ParallelRunConfig
     from airflow_parallelrun.datasets import DatasetInput, FileDataset, ListedFile
     from airflow_parallelrun.engine.listing_limit import ListingLimit
+    from airflow_parallelrun.engine.processed import Processed
 
 # With partition keys all rows of a file are in one mini-batch, however many.
 _WHOLE = TableSize(1 << 62, "bytes")
@@ -58,9 +59,12 @@ def check(config: ParallelRunConfig, inputs: Sequence[DatasetInput]) -> None:
                 _check_keys(config, dataset.partition_keys if dataset else ())
 
 
-def cut(each: DatasetInput, config: ParallelRunConfig, limit: ListingLimit) -> Cut:
+def cut(
+    each: DatasetInput, config: ParallelRunConfig, limit: ListingLimit, processed: Processed | None = None
+) -> Cut:
     """List an input and cut it.
 
+    :param processed: of which nothing is cut again where only new files are wanted
     :raises DatasetError: when it is missing, empty or unreadable, or takes too long to list
     :raises ConfigurationError: when a table lacks a column, or its files are not of one table
     """
@@ -68,6 +72,8 @@ def cut(each: DatasetInput, config: ParallelRunConfig, limit: ListingLimit) -> C
         files = cast("TabularDataset", each.dataset).files()
         return _cut_table(each, config, limit.watch(each.paths, files))
     files = iter(limit.watch(each.paths, list_files(each.paths)))
+    if each.only_new and processed is not None:
+        files = processed.new(files)
     text = cast("FileDataset", each.dataset).partition_format
     source = {"type": "file", "partition_format": text}
     pattern = None

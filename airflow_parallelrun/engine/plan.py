@@ -55,6 +55,7 @@ class Plan:
     :param run: what the run is called among those of its step
     :param successes: the folder of the records of the step's successes; None when this is to leave none
     :param fingerprint: what its rows depend on; None likewise
+    :param processed: the folder of the records of what the step has processed; None where nobody asks for it
     """
 
     run_dir: str
@@ -79,6 +80,7 @@ class Plan:
     run: str = ""
     successes: str | None = None
     fingerprint: dict[str, str] | None = None
+    processed: str | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     @property

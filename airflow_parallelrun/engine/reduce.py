@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine import ownership, report, successes
+from airflow_parallelrun.engine import ownership, processed, report, successes
 from airflow_parallelrun.engine.assembly import assemble
 from airflow_parallelrun.engine.job_report import JobReport
 from airflow_parallelrun.engine.ledger import Counts, Ledger
@@ -94,6 +94,7 @@ def _conclude(plan: Plan, sealed: Seal) -> tuple[JobResult, VerdictError | None]
             # Why the job failed says more than why that cannot be written.
             logger.error("the result was not published: %s", error)
     if failure is None:
+        processed.record(plan, ledger, sealed.round)
         successes.record(plan, result)
     return result, failure or not_redriven(plan, sealed, ledger)
 

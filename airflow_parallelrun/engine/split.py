@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun import driver_arguments
-from airflow_parallelrun.engine import mini_batches, names, ownership
+from airflow_parallelrun.engine import mini_batches, names, ownership, processed
 from airflow_parallelrun.engine.fingerprint import fingerprint, why_none
 from airflow_parallelrun.engine.items import ItemWriter
 from airflow_parallelrun.engine.listing_limit import ListingLimit
 from airflow_parallelrun.engine.objects import objects_at
 from airflow_parallelrun.engine.outputs import output_at
 from airflow_parallelrun.engine.plan import Plan
+from airflow_parallelrun.engine.processed import Processed
 from airflow_parallelrun.engine.rounds import utc_now
 from airflow_parallelrun.engine.side_inputs import Listed, check_arguments, documents, list_side_inputs
 from airflow_parallelrun.engine.side_inputs import check as check_side_inputs
@@ -31,6 +32,7 @@ from airflow_parallelrun.exceptions import (
     ConfigurationError,
     EmptyInputError,
     InvalidValueError,
+    NothingNewError,
     StorageError,
 )
 from airflow_parallelrun.filesystems import is_remote
@@ -110,6 +112,8 @@ class Draft:
         :raises OutputError: when the output folder or file belongs to somebody else
         """
         plan = self.plan
+        if plan.processed is not None:
+            processed.take_back(plan.processed, plan.owner)
         if plan.output is not None:
             results = ownership.result_names(plan.config.append_row_file_name)
             output_at(plan.output, plan.owner).take(results)
@@ -130,6 +134,7 @@ def draft(request: RunRequest) -> Draft:
 
     :raises ConfigurationError: for values that can never work
     :raises DatasetError: when an input is missing, empty or unreadable, or takes too long to list
+    :raises NothingNewError: when only new files are wanted, and there are none
     :raises EntryScriptError: when there is no such script, or it is not Python
     """
     started = time.monotonic()
@@ -138,13 +143,17 @@ def draft(request: RunRequest) -> Draft:
     _check(request)
     storage_root = _folder(request.storage_root, request.base_directory)
     output = _output(request, storage_root)
+    processed_folder = _processed_folder(request, storage_root)
     if config.model is not None:
         # Once for the run: every node, and every retry, has the same version.
         config = replace(config, model=reference.frozen(config.model, request.models_root))
     snapshot, entry_script = take(config, request.base_directory, (output, storage_root))
     inputs = [each.resolve(request.base_directory) for each in request.inputs]
     side_inputs = list_side_inputs(request.side_inputs, request.base_directory)
-    sources, items = _cut(inputs, config)
+    known = None
+    if processed_folder is not None:
+        known = Processed() if request.force else processed.read(processed_folder, request.owner)
+    sources, items = _cut(inputs, config, known)
     if output is not None:
         _check_apart(output, inputs)
     plan_id = secrets.token_hex(16)
@@ -172,6 +181,7 @@ def draft(request: RunRequest) -> Draft:
         split_seconds=round(time.monotonic() - started, 3),
         side_inputs=documents(side_inputs),
         run=request.step_run.run if request.step_run else "",
+        processed=processed_folder,
     )
     why_unique = why_none(request, plan, items)
     if not why_unique and request.step_run and storage_root:
@@ -255,6 +265,18 @@ def _output(request: RunRequest, storage_root: str | None) -> str | None:
     return _folder(request.output, request.base_directory)
 
 
+def _processed_folder(request: RunRequest, storage_root: str | None) -> str | None:
+    """Return where it stands what the step has processed; None where nobody asks for it."""
+    if not any(each.only_new for each in request.inputs):
+        return None
+    if storage_root is None or request.step_run is None:
+        raise ConfigurationError(
+            "only_new needs a storage root, in which runs leave word of what they have processed. Set "
+            "[parallelrun] storage_root, by the command --run-directory-root."
+        )
+    return request.step_run.processed(storage_root)
+
+
 def _own_folder(output: str | None) -> str:
     if output is None:
         raise ConfigurationError(
@@ -265,20 +287,22 @@ def _own_folder(output: str | None) -> str:
 
 
 def _cut(
-    inputs: Sequence[DatasetInput], config: ParallelRunConfig
+    inputs: Sequence[DatasetInput], config: ParallelRunConfig, known: Processed | None
 ) -> tuple[list[dict[str, Any]], ItemWriter]:
     """Return what processes need to know of each input, and all mini-batches."""
     limit = ListingLimit(config.first_task_creation_timeout)
     items, sources = ItemWriter(), []
     for number, each in enumerate(inputs):
-        found = mini_batches.cut(each, config, limit)
+        found = mini_batches.cut(each, config, limit, known)
         sources.append(found.source)
         add: Any = items.add_parts if each.is_tabular else items.add
         before = len(items.weights)
         for mini_batch in found.mini_batches:
             add(number, mini_batch)
-        if len(items.weights) == before:
+        if len(items.weights) == before and not each.only_new:
             raise EmptyInputError(list(each.paths), each.item)
+    if not items.weights and known is not None:
+        raise NothingNewError([path for each in inputs for path in each.paths], known.left_out)
     return sources, items
 
 

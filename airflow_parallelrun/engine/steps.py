@@ -2,7 +2,7 @@
 """A step's place in the storage root: what its runs leave there lies under its name.
 
 Outputs that nobody gave a folder are in ``outputs/<dag>/<run>/<step>``, records of successes in
-``reuse/<dag>/<step>``.
+``reuse/<dag>/<step>``, those of processed files in ``processed/<dag>/<step>``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class StepRun:
     def successes(self, storage_root: str) -> str:
         """Return the folder of the records of successes, the same for all runs of the step."""
         return _join(storage_root, "reuse", self.dag, self.step)
+
+    def processed(self, storage_root: str) -> str:
+        """Return the folder of the records of processed files, the same for all runs of the step."""
+        return _join(storage_root, "processed", self.dag, self.step)
 
 
 def path_part(text: str) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.datasets import DatasetInput
-from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError
+from airflow_parallelrun.exceptions import ConfigurationError, InvalidValueError, NothingNewError
 from airflow_parallelrun.hooks.connections import provided
 from airflow_parallelrun.hooks.filesystems import connected
 from airflow_parallelrun.hooks.settings import read_settings
@@ -91,6 +92,7 @@ class SplitOperator(BaseOperator):
         """Write the plan; or, when the run's conf names an earlier run, have that one redriven.
 
         :return: for each node ``{"node": index, "run_dir": path}``, which the run task is mapped over
+        :raises AirflowSkipException: when only new files are wanted, and there are none
         """
         from airflow_parallelrun.engine import urls
 
@@ -136,7 +138,10 @@ class SplitOperator(BaseOperator):
     def _split(self, request: RunRequest) -> dict[str, Any]:
         from airflow_parallelrun.engine.reuse import Reused, split_or_reuse
 
-        plan = split_or_reuse(request, self.log.info)
+        try:
+            plan = split_or_reuse(request, self.log.info)
+        except NothingNewError as nothing:
+            raise AirflowSkipException(str(nothing)) from nothing
         if isinstance(plan, Reused):
             self.log.info(
                 "Nothing is run: run %s has come to the same, and nothing that counts has changed since. "

@@ -353,3 +353,24 @@ def test_reuse_needs_a_place_where_runs_are_remembered(work: Any) -> None:
     ended = work.run(work.script(ECHO), "--allow-reuse")
     assert ended.status == 2
     assert "--allow-reuse needs --run-directory-root" in ended.err
+
+
+def test_only_what_is_new_is_processed_where_that_is_asked_for(work: Any) -> None:
+    script, options = work.script(ECHO), ("--run-directory-root", "root", "--only-new")
+    assert work.run(script, *options, files=2).status == 0
+    again = work.command("run", script, "--input", "input", *options)
+    assert (again.status, again.out) == (0, "")
+    assert "there is nothing new in" in again.err
+    (work.folder / "input" / "new").touch()
+    more = work.command("run", script, "--input", "input", *options)
+    assert (more.status, dict(line.split(":", 1) for line in more.out.splitlines())["rows"].strip()) == (
+        0,
+        "1",
+    )
+
+
+def test_of_a_table_nobody_knows_which_rows_are_new(work: Any) -> None:
+    options = ("--only-new", "--input-type", "tabular", "--table-format", "json_lines")
+    ended = work.run(work.script(ECHO), *options)
+    assert ended.status == 2
+    assert "--only-new is for files" in ended.err

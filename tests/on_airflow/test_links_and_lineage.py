@@ -143,8 +143,8 @@ def test_links_lead_to_what_there_is(ended: dict[str, DagRun], workspace: Worksp
     }.items():
         run = ended[name]
         pages = {link: key and page(run, key) for link, key in keys.items()}
-        assert _links(run, REDUCE) == pages
-        assert _links(run, SPLIT) == {"Job result": pages["Job result"]}
+        assert _links(run, REDUCE) == {**pages, "Earlier run": None}
+        assert _links(run, SPLIT) == {"Job result": pages["Job result"], "Earlier run": None}
         for node in NODES:
             failures = re.search(r" · \d failed", run.instances()[node]["rendered_map_index"])
             report = pages["Error report"] if failures else None

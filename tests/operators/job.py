@@ -28,6 +28,7 @@ class Job:
         self.folder = folder
         self.arguments: list[Any] = ["--factor", 3, "--rate", 0.5]
         self.output: Any = str(folder / "out")
+        self.inputs = [FileDataset.from_files("input").as_mount().to_dict()]
         self.side_inputs: list[dict[str, Any]] = []
         # Of this run; and of all runs of the DAG, by run id.
         self.xcoms: dict[str, Any] = {}
@@ -85,7 +86,7 @@ class Job:
             return SplitOperator(
                 task_id="predict.split",
                 config={**self.config, **config},
-                inputs=[FileDataset.from_files("input").as_mount().to_dict()],
+                inputs=self.inputs,
                 output_folder=self.output,
                 arguments=self.arguments,
                 side_inputs=self.side_inputs,

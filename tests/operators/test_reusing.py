@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from job import Job
 
+from airflow_parallelrun.datasets import FileDataset
 from airflow_parallelrun.exceptions import InvalidValueError
 from airflow_parallelrun.operators.reduce import ReduceOperator
 from airflow_parallelrun.operators.reusing import is_forced
@@ -121,3 +122,17 @@ def test_a_result_that_is_gone_meanwhile_is_looked_for_again(first: Job) -> None
         AirflowFailException, match=r"result of run manual__1.* is gone.* Clear predict\.split"
     ):
         second.reduce()
+
+
+def test_a_step_without_anything_new_is_skipped(first: Job) -> None:
+    second = first.again("manual__2")
+    second.inputs = [FileDataset.from_files("input", only_new=True).as_mount().to_dict()]
+    for node in second.split():
+        NodeOperator(task_id="predict.run", node=node).execute(second.context)
+    second.reduce()
+    third = second.again("manual__3")
+    with pytest.raises(AirflowSkipException, match=r"nothing new in .*input.* have processed all 4 files"):
+        third.split()
+    assert third.xcoms == {}
+    fourth = second.again("manual__4", force=True)
+    assert len(fourth.split()) == 1
