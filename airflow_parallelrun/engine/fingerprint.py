@@ -41,7 +41,6 @@ NOT_COUNTED = frozenset(
         "shutdown_timeout",
         "spool_bytes",
         "source_directory",  # what is in it counts
-        "spool_bytes",
         "start_method",
         "task_overhead_timeout",
     }

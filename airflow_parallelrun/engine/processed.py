@@ -3,7 +3,7 @@
 
 A file is known by a digest of its path, its size, and its tag or time of change. ``runs/`` has an object for
 each verdict that is a success, ``merged/`` such as stand for several others, so that few have to be read.
-Each is written once, a line of JSON and the sorted digests; none is ever removed. An empty object in ``void/``
+Each is written once, a line of JSON and the sorted digests; none is ever removed. An empty one in ``void/``
 says that one in ``runs/`` holds no longer.
 
 *Known limitation*: two runs of the step at the same time both see the same files as new.
