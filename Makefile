@@ -41,8 +41,8 @@ test-airflow: $(TOOLS) browser azurite ## Run all tests that need a real Airflow
 test-long: $(TOOLS) browser azurite ## Run the tests that take too long for every day
 	$(MODULE) pytest -m long
 
-faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500), and print what became of them
-	$(BIN)/python tests/faults -n $(or $(N),100)
+faults: $(TOOLS) ## Run N runs that are hurt on purpose (make faults N=500 STORE=azure), and print what became of them
+	$(BIN)/python tests/faults -n $(or $(N),100) $(if $(STORE),--store $(STORE))
 
 bench: $(BENCHED) ## Compare with what others do, minutes; hours with MODE=full; ARGS="--pairs 1" and others
 	$(MODULE) benchmarks --$(or $(MODE),quick) $(ARGS)

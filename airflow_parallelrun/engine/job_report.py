@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from airflow_parallelrun.engine import ownership
 from airflow_parallelrun.engine.journal import Line, Streak
 from airflow_parallelrun.engine.object_writer import upload_file
+from airflow_parallelrun.engine.scratch import ScratchFolder
 from airflow_parallelrun.engine.store import open_temporary
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.filesystems import is_remote
@@ -65,8 +65,7 @@ class JobReport:
         # On the file system of the logs, and where reduce finds what one that was killed has left.
         self._folder = ownership.folder(plan.output) if plan.output else plan.run_dir
         self._is_remote = is_remote(self._path)
-        if self._is_remote:
-            self._folder = tempfile.gettempdir()
+        self._scratch: ScratchFolder | None = None
         self._file: BinaryIO | None = None
         self._lines = [_HEADER]
         # The second of the last time that was asked for.
@@ -76,6 +75,9 @@ class JobReport:
     def __enter__(self) -> Self:
         """Begin to write."""
         with self._or_warn():
+            if self._is_remote:
+                self._scratch = ScratchFolder()
+                self._folder = self._scratch.path
             os.makedirs(self._folder, exist_ok=True)
             self._file = open_temporary(self._folder)
         return self
@@ -183,6 +185,9 @@ class JobReport:
             with contextlib.suppress(OSError):  # it has got its name; else the next reduce removes it
                 os.unlink(self._file.name)
             self._file = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
 
 def _outcome(status: str, error: dict[str, Any]) -> tuple[str, str, str]:

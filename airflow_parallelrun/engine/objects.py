@@ -7,9 +7,11 @@ Everything else (reading, listing, removing) goes through fsspec.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import io
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -218,16 +220,18 @@ class _AzureUpload(Upload):
         self._objects = objects
         self._path = path
         self._metadata = dict(metadata)
+        # What all writers of a blob have uploaded and not committed lies together, by these names.
+        self._token = secrets.token_hex(8)
 
     def put(self, number: int, data: bytes) -> str:
-        block = _block(number)
+        block = self._block(number)
         self._objects.call(self._path, lambda blob: blob.stage_block(block, io.BytesIO(data), len(data)))
         return block
 
     def copy(self, number: int, source: str, offset: int, length: int) -> str:
         from azure.core.exceptions import HttpResponseError
 
-        block, url = _block(number), self._objects.readable_url(source)
+        block, url = self._block(number), self._objects.readable_url(source)
         try:
             self._objects.call(
                 self._path,
@@ -243,18 +247,24 @@ class _AzureUpload(Upload):
         return block
 
     def complete(self, parts: list[Any], condition: str | None) -> None:
+        from azure.core.exceptions import HttpResponseError
         from azure.storage.blob import BlobBlock
 
         blocks = [BlobBlock(each) for each in parts]
         with_condition = {} if condition is None else _azure_condition(condition)
-        self._objects.call(
-            self._path,
-            lambda blob: blob.commit_block_list(blocks, metadata=self._metadata, **with_condition),
-        )
+        try:
+            self._objects.call(
+                self._path,
+                lambda blob: blob.commit_block_list(blocks, metadata=self._metadata, **with_condition),
+            )
+        except HttpResponseError as error:
+            # A writer that commits takes away what the others have uploaded.
+            if condition is not None and getattr(error, "error_code", None) == "InvalidBlockList":
+                raise FileExistsError(self._path) from error
+            raise
 
-
-def _block(number: int) -> str:
-    return base64.b64encode(b"%08d" % number).decode()
+    def _block(self, number: int) -> str:
+        return base64.b64encode(f"{self._token}-{number:08d}".encode()).decode()
 
 
 class S3Objects(Objects):
@@ -339,10 +349,15 @@ class _S3Upload(Upload):
         self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **_s3_condition(condition))
 
     def abort(self) -> None:
-        self._call("abort_multipart_upload")
+        # It is gone already where another process has removed it, or the reply to this was lost.
+        with contextlib.suppress(FileNotFoundError):
+            self._objects.call("abort_multipart_upload", self._path, UploadId=self._upload)
 
     def _call(self, method: str, **values: Any) -> Any:
-        return self._objects.call(method, self._path, UploadId=self._upload, **values)
+        try:
+            return self._objects.call(method, self._path, UploadId=self._upload, **values)
+        except FileNotFoundError as error:
+            raise StorageError(self._path, "another process has removed this upload") from error
 
 
 _KINDS: dict[str, type[Objects]] = {
@@ -388,7 +403,7 @@ def patiently(url: str, question: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         try:
             return question()
-        except (FileNotFoundError, FileExistsError, CannotCopyError):
+        except (FileNotFoundError, FileExistsError, CannotCopyError, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
             why = told(error)

@@ -19,7 +19,7 @@ from airflow_parallelrun.engine import ownership
 from airflow_parallelrun.engine.object_store import ObjectStore
 from airflow_parallelrun.engine.object_writer import ObjectWriter
 from airflow_parallelrun.engine.objects import ABSENT, Stat, patiently
-from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError
+from airflow_parallelrun.exceptions import OutputExistsError, OutputOwnedError, StorageError
 from airflow_parallelrun.filesystems import is_remote
 
 if TYPE_CHECKING:
@@ -132,9 +132,11 @@ class ObjectOutput(Output):
             yield cast("BinaryIO", writer)
             try:
                 writer.finish(ABSENT if before is None else before.etag)
-            except FileExistsError:
+            except (FileExistsError, StorageError) as error:
                 # The reply to a request that has succeeded may have been lost; or somebody else was faster.
                 if not self.is_published(name, seal):
+                    if isinstance(error, StorageError):
+                        raise
                     raise OutputExistsError(self.path(name)) from None
         except BaseException:
             writer.abort()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_parallelrun.config import ParallelRunConfig
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.object_store import store_at
+from airflow_parallelrun.engine.scratch import ScratchFolder
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.rules import LOGS_FOLDER
 from airflow_parallelrun.worker.items import END, FIRST, ItemReader
@@ -184,7 +184,7 @@ class PlanItems:
         self._spool = spool
         self._ahead = ahead
         self._files = files
-        self._fetched: tempfile.TemporaryDirectory[str] | None = None
+        self._fetched: ScratchFolder | None = None
         self._reader: ItemReader | None = None
 
     def names(self, ordinal: int, part: slice) -> list[str]:
@@ -248,8 +248,8 @@ class PlanItems:
             return self._files
         if self._plan.store.is_local:
             return self._plan.item_files
-        self._fetched = tempfile.TemporaryDirectory(prefix="parallelrun-")
-        return fetch_items(self._plan, self._fetched.name)
+        self._fetched = ScratchFolder()
+        return fetch_items(self._plan, self._fetched.path)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -257,7 +257,7 @@ class PlanItems:
             self._reader.close()
             self._reader = None
         if self._fetched is not None:
-            self._fetched.cleanup()
+            self._fetched.close()
             self._fetched = None
 
 

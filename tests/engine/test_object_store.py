@@ -206,3 +206,44 @@ def test_a_container_that_does_not_exist_is_told_at_once(object_store: storage_s
             attempt()
     assert store.names("claims/0") == []
     assert not store.exists("plan.json")
+
+
+# Objects that are uploaded in parts.
+
+
+def test_two_writers_of_one_object_do_not_mix_their_parts(object_store: storage_servers.ObjectStore) -> None:
+    store, place = objects.objects_at(f"{object_store.url}/rows.txt")
+    large = 5 << 20
+    first, second = (store.begin(place.path, {"writer": name}) for name in ("first", "second"))
+    parts = [second.put(1, b"2" * large)]
+    first.put(1, b"1" * large)
+    parts.append(second.put(2, b"222"))
+    second.complete(parts, objects.ABSENT)
+    assert object_store.read("rows.txt") == b"2" * large + b"222"
+
+
+def test_who_is_overtaken_is_told_that_the_object_exists(azure_store: storage_servers.ObjectStore) -> None:
+    store, place = objects.objects_at(f"{azure_store.url}/rows.txt")
+    first, second = store.begin(place.path, {}), store.begin(place.path, {})
+    late = [first.put(1, b"first")]
+    second.complete([second.put(1, b"second")], objects.ABSENT)
+    with pytest.raises(FileExistsError):
+        first.complete(late, objects.ABSENT)
+    assert azure_store.read("rows.txt") == b"second"
+
+
+def test_an_upload_that_somebody_has_removed_is_an_error_of_the_store(
+    s3_store: storage_servers.ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, place = objects.objects_at(f"{s3_store.url}/rows.txt")
+    upload = store.begin(place.path, {})
+    store.abandon(place.path)
+    upload.abort()
+
+    def no_such_upload(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("The specified upload does not exist.")
+
+    # S3 says so; moto has an internal error there.
+    monkeypatch.setattr(store, "call", no_such_upload)
+    with pytest.raises(StorageError, match="another process has removed this upload"):
+        objects.patiently("rows.txt", lambda: upload.put(1, b"late"))

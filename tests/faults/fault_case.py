@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import checker
+import fault_store
+from faulty_proxy import BUSY, CUT, proxied
 
 if TYPE_CHECKING:
-    import random
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
 # As fault_driver.py says; it imports the engine, which this process must not.
@@ -39,6 +42,19 @@ FAST = {
     "session.CONTROL_INTERVAL_S": 0.2,
     "session.DEADLINE_INTERVAL_S": 0.1,
 }
+# Of a run in an object store: what is committed, looked at and uploaded is small, and soon.
+FAST_OBJECTS = {
+    "committer.BACKOFF_S": 0.02,
+    "objects.BACKOFF_S": 0.02,
+    "object_store.BACKOFF_S": 0.02,
+    "committed_objects.SHORTEST_INTERVAL_S": 0.05,
+    "committed_objects.LONGEST_INTERVAL_S": 0.05,
+    "committed_objects._SHOWN_S": 0.1,
+    "session.OBJECTS_INTERVAL_S": 0.2,
+    "session.DEADLINE_INTERVAL_S": 0.1,
+    "workplace._UPLOAD_INTERVAL_S": 0.3,
+    "object_writer.PART_BYTES": 1500,
+}
 
 
 @dataclass
@@ -56,6 +72,8 @@ class Scenario:
     :param damage: what happens to files between two steps; see ``_DAMAGE``
     :param disk_bytes: run directory and output on a disk of their own with so much left
     :param group: a control group for processes that eat memory
+    :param network: how probable it is that a request to the store meets a fate of ``faulty_proxy``
+    :param outage: the store is away from the k-th request on, for so many
     """
 
     items: int = 24
@@ -76,6 +94,8 @@ class Scenario:
     damage: str = ""
     disk_bytes: int | None = None
     group: str = ""
+    network: dict[str, float] = field(default_factory=dict)
+    outage: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -98,9 +118,16 @@ class Case:
     """A scenario in a folder of its own.
 
     :param folder: new; its name is in the environment or the command line of each process of the run
+    :param container: where output and run directory are; None: in the folder
     """
 
-    def __init__(self, scenario: Scenario, folder: Path, rng: random.Random) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        folder: Path,
+        rng: random.Random,
+        container: fault_store.Container | None = None,
+    ) -> None:
         self.scenario = scenario
         self.folder = folder
         self._rng = rng
@@ -113,7 +140,10 @@ class Case:
         self._done_damage: list[str] = []
         self._unexplained: list[str] = []
         self._disk = folder / "disk"
-        self._home = self._disk if scenario.disk_bytes is not None else folder
+        self._container = container
+        self._environment: dict[str, str] = {}
+        # Of a run in a container it is a copy, which only this and the checker read.
+        self._home = self._disk if scenario.disk_bytes is not None or container else folder
         self.output = self._home / "output"
 
     def play(self) -> Outcome:
@@ -121,8 +151,10 @@ class Case:
         started = time.monotonic()
         self._prepare()
         try:
-            survived = self._live()
-            self._settle()
+            with self._network():
+                survived = self._live()
+                self._settle()
+            self._look_into_store()
             breaches = checker.check(self._evidence()) if self._planned else []
         finally:
             self._clean_up()
@@ -136,7 +168,45 @@ class Case:
 
     @property
     def _run_dir(self) -> Path:
-        return Path((self.folder / "plan.txt").read_text())
+        path = (self.folder / "plan.txt").read_text()
+        if self._container is None:
+            return Path(path)
+        return self._home / path.removeprefix(f"{self._container.url}/")
+
+    @contextlib.contextmanager
+    def _network(self) -> Iterator[None]:
+        """Put between the processes and the store what the scenario wants there."""
+        if self._container is None:
+            yield
+            return
+        if not self.scenario.network and not self.scenario.outage[1]:
+            self._environment = fault_store.environment(self._container.endpoint)
+            yield
+            return
+        with proxied(self._container.endpoint, self._fate()) as proxy:
+            self._environment = fault_store.environment(proxy.url)
+            yield
+        self._done_damage += sorted(set(proxy.fates()))
+
+    def _fate(self) -> Callable[[str, str], str | None]:
+        rng = random.Random(self._rng.random())
+        fates = self.scenario.network
+        away_from, away_for = self.scenario.outage
+        requests = 0
+
+        def fate(_method: str, _path: str) -> str | None:
+            nonlocal requests
+            requests += 1
+            if away_from <= requests < away_from + away_for:
+                return rng.choice([BUSY, CUT])
+            drawn = rng.choices([*fates, None], [*fates.values(), 1 - sum(fates.values())])
+            return drawn[0]
+
+        return fate
+
+    def _look_into_store(self) -> None:
+        if self._container is not None:
+            self._container.copy_to(self._home)
 
     def _prepare(self) -> None:
         for name in ("input", "source", "calls", "marks", "fired", "temp", "logs", "disk"):
@@ -149,7 +219,8 @@ class Case:
             shutil.copy(HERE / name, self.folder / "source")
         if self.scenario.disk_bytes is not None:
             _mount(self._disk, self.scenario.disk_bytes)
-        self.output.mkdir()
+        if self._container is None:
+            self.output.mkdir()
         self._foreign = self._put_foreign_files()
         (self.folder / "worker_faults.json").write_text(json.dumps(self.scenario.worker))
         (self.folder / "settings.json").write_text(json.dumps(self._settings()))
@@ -168,20 +239,25 @@ class Case:
             "FAULT_PAUSE_S": str(scenario.pause_s),
             "MEMORY_GROUP": scenario.group,
         }
-        storage_root = str(self._home / "runs") if scenario.apart else None
+        place = self._container.url if self._container else str(self._home)
+        storage_root = f"{place}/runs" if scenario.apart else None
         return {
             "config": config,
             "variables": variables,
             "intervals": scenario.intervals,
-            "output": str(self.output),
+            "output": f"{place}/output",
             "storage_root": storage_root,
         }
 
     def _put_foreign_files(self) -> dict[str, str]:
         names = ["output/notes.txt", "output/rows.txt.old", "output/.tmp-0123456789abcdef"]
         paths = [self._home / name for name in names]
-        for path in paths:
-            path.write_text("somebody else's")
+        for path, name in zip(paths, names, strict=True):
+            if self._container is None:
+                path.write_text("somebody else's")
+            else:
+                self._container.put(name, b"somebody else's")
+        self._look_into_store()
         folder = self.folder / "temp" / "parallelrun-notes"
         folder.mkdir()
         (folder / "file").write_text("somebody else's")
@@ -219,11 +295,13 @@ class Case:
     def _redrive(self) -> bool:
         """Redrive; until a reduce has ended well the output must be the old one or the new one, and whole."""
         rows = self.output / checker.OUTPUT_FILE
+        self._look_into_store()
         old = rows.read_bytes()
         if not self._try("redrive"):
             return False
         for _ in range(ROUNDS):
             self._run_nodes()
+            self._look_into_store()
             if not rows.exists() or rows.read_bytes() != old:
                 self._unexplained.append("the output has changed before reduce")
             if self._reduce():
@@ -282,7 +360,7 @@ class Case:
             str(self.folder),
             str(faults),
         ]
-        environment = {**os.environ, "TMPDIR": str(self.folder / "temp")}
+        environment = {**os.environ, **self._environment, "TMPDIR": str(self.folder / "temp")}
         with (self.folder / "logs" / f"{name}.txt").open("wb") as log:
             process = subprocess.Popen(
                 [*command, *step.split()[1:]],
@@ -320,6 +398,7 @@ class Case:
 
     def _mark(self) -> None:
         """Note what is there before nodes are started: they must not do it again."""
+        self._look_into_store()
         attempts, journal = self._run_dir / "attempts", self._run_dir / "journal"
         sizes = {path.name: path.stat().st_size for path in journal.glob("*.jsonl")}
         mark = {"attempts": [path.name for path in attempts.glob("[0-9]*")], "journals": sizes}
@@ -367,6 +446,8 @@ class Case:
                 os.kill(int(text.split()[0]), signal.SIGKILL)
         if self.scenario.disk_bytes is not None:
             subprocess.run(["umount", "--lazy", str(self._disk)], check=True)
+        if self._container is not None:
+            self._container.remove()
 
 
 def _is_stopped(pid: int) -> bool:

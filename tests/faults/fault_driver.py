@@ -21,8 +21,10 @@ from pathlib import Path
 import faulty_os
 
 import airflow_parallelrun.engine
+from airflow_parallelrun import filesystems
 from airflow_parallelrun.config import ComputeTarget, Environment, ParallelRunConfig
 from airflow_parallelrun.datasets import FileDataset
+from airflow_parallelrun.engine import object_store, objects
 from airflow_parallelrun.engine.node import Node
 from airflow_parallelrun.engine.plan import read_plan
 from airflow_parallelrun.engine.redrive import RedriveRequest, redrive
@@ -51,6 +53,27 @@ def install(faults: faulty_os.Faults) -> None:
             module.os = faulty
         if module.__name__.rpartition(".")[2] in ("store", "ownership"):
             module.open = faulty.open_file
+
+
+def install_in_objects(faults: faulty_os.Faults) -> None:
+    """Have what the engine asks an object store meet faults, and the driver ask again at once."""
+    classes = {
+        "AzureObjects": (objects.AzureObjects, lambda args: args[1]),
+        "_AzureUpload": (objects._AzureUpload, lambda args: args[0]._path),
+        "ObjectStore": (object_store.ObjectStore, lambda args: args[0].path(args[1])),
+    }
+    for owner, calls in faulty_os.OBJECT_CALLS.items():
+        kind, path = classes[owner]
+        for name in calls:
+            setattr(kind, name, faulty_os.faulty(faults, f"object {name}", getattr(kind, name), path))
+    prepared = filesystems._prepared
+
+    def impatient(fs):
+        policy = prepared(fs).service_client._config.retry_policy
+        policy.initial_backoff, policy.increment_base, policy.random_jitter_range = 0.02, 0, 0.01
+        return fs
+
+    filesystems._prepared = impatient
 
 
 def hurry(intervals: dict[str, float]) -> None:
@@ -96,7 +119,10 @@ def main(step: str, folder: Path, faults: str, index: int) -> int:
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
     settings = json.loads((folder / "settings.json").read_bytes())
     hurry(settings["intervals"])
-    install(faulty_os.load(faults, str(folder / "fired")))
+    loaded = faulty_os.load(faults, str(folder / "fired"))
+    install(loaded)
+    if filesystems.is_remote(settings["output"]):
+        install_in_objects(loaded)
     try:
         if step == "split":
             do_split(folder, settings)

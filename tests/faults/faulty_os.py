@@ -79,7 +79,14 @@ class Faults:
         return True
 
 
-CALLS = {*_BY_PATH, *_BY_NEW_NAME, *_BY_DESCRIPTOR}
+# Of the engine's own classes, where it asks an object store; see fault_driver.py.
+OBJECT_CALLS = {
+    "AzureObjects": ("write", "stat"),
+    "_AzureUpload": ("put", "copy", "complete"),
+    "ObjectStore": ("read", "read_range", "entries"),
+}
+OBJECT_POINTS = {f"object {name}" for names in OBJECT_CALLS.values() for name in names}
+CALLS = {*_BY_PATH, *_BY_NEW_NAME, *_BY_DESCRIPTOR, *OBJECT_POINTS}
 
 
 class FaultyOs:
@@ -90,29 +97,35 @@ class FaultyOs:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
-        if name not in CALLS:
-            return real
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            due = self._faults.due(name, _path(name, args))
-            for fault in due:
-                if fault.get("when", "before") == "half":
-                    _half(real, args)
-                if fault.get("when", "before") != "after":
-                    strike(fault)
-            value = real(*args, **kwargs)
-            for fault in due:
-                if fault.get("when") == "after":
-                    strike(fault)
-            return value
-
-        return call
+        return faulty(self._faults, name, real, lambda args: _path(name, args)) if name in CALLS else real
 
     def open_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """In the place of the built-in ``open``."""
         for fault in self._faults.due("open", str(path)):
             strike(fault)
         return open(path, *args, **kwargs)
+
+
+def faulty(faults: Faults, name: str, real: Any, path: Any) -> Any:
+    """Return a call with faults.
+
+    :param path: tells from its arguments what it touches
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        due = faults.due(name, path(args))
+        for fault in due:
+            if fault.get("when", "before") == "half":
+                _half(real, args)
+            if fault.get("when", "before") != "after":
+                strike(fault)
+        value = real(*args, **kwargs)
+        for fault in due:
+            if fault.get("when") == "after":
+                strike(fault)
+        return value
+
+    return call
 
 
 def _path(name: str, args: tuple[Any, ...]) -> str:
