@@ -245,6 +245,7 @@ def test_every_field_is_either_how_it_runs_or_stays_the_plans():
         "error_threshold",
         "first_task_creation_timeout",
         "mini_batch_size",
+        "model",
         "output_action",
         "partition_keys",
         "provenance_columns",
