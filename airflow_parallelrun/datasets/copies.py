@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from airflow_parallelrun.worker.items import Item
     from airflow_parallelrun.worker.spool import Copies
 
-# One request asks for no more, so several threads share a large file, and each holds no more in memory.
-PIECE_BYTES = 1 << 23
+# One request asks for no more, so several threads share a large file, and each holds no more in memory. Over
+# files of 64 MiB on Azurite a node takes 100 MB with it, 200 with 8 MiB, in which it is a quarter faster.
+PIECE_BYTES = 1 << 22
 # At the beginning of a text for its header, and behind a part of it for the end of the last line.
 _LINE_BYTES = 1 << 12
 # Where a line is longer, so much more is asked for, then twice as much.

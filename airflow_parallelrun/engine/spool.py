@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# So many requests are on their way at once; each has at most 8 MiB in memory.
+# So many requests are on their way at once; each has at most 4 MiB in memory.
 TRANSFERS = 32
 _LOOKS = 8
 # The disk is not for the spool alone.

@@ -8,6 +8,9 @@ import os
 import random
 import shutil
 import threading
+from contextlib import closing
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +40,11 @@ def shop():
 def at_once(monkeypatch):
     """No time between the tries of a request."""
     monkeypatch.setattr(remote_file, "BACKOFF_S", 0.0)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments):
+        return
 
 
 class Bench:
@@ -304,3 +312,34 @@ def test_a_connection_that_nobody_knows_is_told_before_anything_is_claimed(bench
     staged.plan.inputs[0]["paths"] = ["memory://nobody@/data"]
     with pytest.raises(ConfigurationError, match="there is no connection 'nobody'"):
         Staging(staged.plan, staged.items, str(staged.folder / "other"), staged.woken.set)
+
+
+def test_rows_that_were_given_up_before_they_were_copied_are_counted(bench, shop):
+    url = shop.add("t.csv", b"n\n" + b"".join(b"%d\n" % n for n in range(100)))
+    inputs = (TabularDataset.from_delimited_files(url).as_direct(),)
+    staged = bench(inputs=inputs, mini_batch_size=100)
+    items = PlanItems(staged.plan, spool=str(staged.folder / "spool"))
+    with closing(items):
+        assert sum(map(items.count, range(staged.plan.mini_batches))) == 100
+
+
+def test_a_script_that_removes_its_input(bench, shop):
+    shop.add("x", b"x")
+    staged = bench().add()
+    staged.take(1)
+    os.unlink(staged.load(0).value[0])
+    assert "is gone; a script must leave its input alone" in str(staged.load(0).wrong)
+
+
+def test_a_web_server_that_knows_no_ranges(bench, tmp_path):
+    (tmp_path / "x.bin").write_bytes(bytes(range(256)) * 5)
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/x.bin"
+            staged = bench(inputs=(FileDataset.from_files(url).as_download(),)).add()
+            staged.take(1)
+            assert Path(staged.load(0).value[0]).read_bytes() == bytes(range(256)) * 5
+        finally:
+            server.shutdown()
