@@ -18,6 +18,7 @@ atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 pytest_plugins = ["storage_servers"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, in one of several processes, the tests of a file, and all that start an Airflow."""
     for item in items:
