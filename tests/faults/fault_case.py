@@ -53,7 +53,7 @@ FAST_OBJECTS = {
     "session.OBJECTS_INTERVAL_S": 0.2,
     "session.DEADLINE_INTERVAL_S": 0.1,
     "workplace._UPLOAD_INTERVAL_S": 0.3,
-    "object_writer.PART_BYTES": 1500,
+    "object_writer.PART_BYTES": 1000,
 }
 
 

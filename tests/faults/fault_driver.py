@@ -117,6 +117,7 @@ def do_redrive(run_dir: str) -> None:
 def main(step: str, folder: Path, faults: str, index: int) -> int:
     """Do one step; the exit status says what kind of error there was."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    logging.getLogger("azure").setLevel("WARNING")  # it tells of each request
     settings = json.loads((folder / "settings.json").read_bytes())
     hurry(settings["intervals"])
     loaded = faulty_os.load(faults, str(folder / "fired"))

@@ -145,7 +145,7 @@ def redriven(rng: random.Random) -> Scenario:
 def _reduce_fault(rng: random.Random, do: str) -> dict[str, Any]:
     call, path, at = rng.choice(
         [
-            ("object put", ROWS, 6),
+            ("object put", ROWS, 3),
             ("object complete", ROWS, 1),
             ("object write", SMALL, 2),
             ("object stat", SMALL, 3),
@@ -163,7 +163,7 @@ def killed_in_seal(rng: random.Random) -> Scenario:
 
 @kind("killed in the assembly")
 def killed_in_assembly(rng: random.Random) -> Scenario:
-    point = fault("object put", "kill", ROWS, at=rng.randint(1, 6), when=rng.choice(WHEN))
+    point = fault("object put", "kill", ROWS, at=rng.randint(1, 3), when=rng.choice(WHEN))
     return with_failures(base(rng, steps={"reduce": [[point]]}))
 
 
@@ -213,7 +213,7 @@ def away(rng: random.Random) -> Scenario:
 @kind("several at once")
 def several(rng: random.Random) -> Scenario:
     scenario = base(rng, nodes=2, thaw_early=rng.random() < 0.5)
-    scenario.network = {"busy": 0.03, "cut": 0.02, "reply lost": 0.03}
+    scenario.network = {"busy": 0.02, "cut": 0.02, "reply lost": 0.02}
     scenario.steps = {
         "node 0": [[object_anywhere(rng, rng.choice(["kill", "kill all", "stop"]))]],
         "node 1": [[object_anywhere(rng, rng.choice(["kill", "stop"]))]],

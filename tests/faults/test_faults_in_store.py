@@ -12,14 +12,12 @@ import store_kinds
 from fault_case import Case
 
 SEED = 0
-# Those that differ most: each takes some seconds of a core.
+# Those that differ most; each takes some ten seconds of a core.
 KINDS = (
     "node killed in a commit",
-    "all killed at once",
     "zombie journals after the seal",
     "bisection",
     "redrive",
-    "killed in the assembly",
     "killed in the publication",
     "two reduces at once",
     "several at once",
