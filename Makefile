@@ -33,7 +33,7 @@ down: ## Stop what "make up" left running
 	@if [ -f $(RUNTIME) ]; then $(MODULE) demo down; fi
 
 test: $(TOOLS) browser azurite ## Run the tests
-	$(MODULE) pytest -n 2 --dist loadgroup
+	$(MODULE) pytest -n 2 --dist loadfile
 
 test-airflow: $(TOOLS) browser azurite ## Run all tests that need a real Airflow, the long ones too
 	$(MODULE) pytest -m airflow
