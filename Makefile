@@ -14,6 +14,7 @@ STORED := $(VENV)/.stored
 DEMO_NEEDS := $(RUNTIME) $(if $(filter azure,$(STORAGE)),$(STORED) azurite)
 PINS := pyproject.toml constraints.txt demo/install.py
 MODULE := $(BIN)/python -m
+WITH_AIRFLOW := tests/demo tests/on_airflow
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test test-airflow test-long faults bench bench-check check docs constraints clean
@@ -33,7 +34,11 @@ down: ## Stop what "make up" left running
 	@if [ -f $(RUNTIME) ]; then $(MODULE) demo down; fi
 
 test: $(TOOLS) browser azurite ## Run the tests
-	$(MODULE) pytest -n 2 --dist loadfile
+	@# Those that start an Airflow mostly wait: the others run beside them.
+	@$(MODULE) pytest -p no:cacheprovider $(WITH_AIRFLOW) > $(VENV)/airflow-tests.log 2>&1 & beside=$$!; \
+	$(MODULE) pytest $(WITH_AIRFLOW:%=--ignore %); status=$$?; \
+	wait $$beside || status=1; \
+	cat $(VENV)/airflow-tests.log; exit $$status
 
 test-airflow: $(TOOLS) browser azurite ## Run all tests that need a real Airflow, the long ones too
 	$(MODULE) pytest -m airflow
