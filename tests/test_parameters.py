@@ -81,10 +81,16 @@ def test_without_a_default_it_stands_for_files() -> None:
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/images", ["/data", "https://host/images"]])
-def test_the_value_of_a_run_is_checked_for_its_mode(path: object) -> None:
+def test_the_value_of_a_run_may_be_in_a_store(path: str | list[str]) -> None:
     values = {**PipelineParameter("files").as_mount().to_dict(), "paths": path}
-    with pytest.raises(NotSupportedError, match=r"as_direct\(\)"):
-        DatasetInput.from_dict(values)
+    given = DatasetInput.from_dict(values)
+    assert (given.mode, given.paths) == ("mount", (path,) if isinstance(path, str) else tuple(path))
+
+
+def test_the_value_of_a_run_is_checked_for_its_mode() -> None:
+    table = {"type": "tabular", "paths": ["rows.csv"], "format": "delimited", "mode": "mount"}
+    with pytest.raises(NotSupportedError, match=r"as_mount\(\) of a table"):
+        DatasetInput.from_dict(table)
 
 
 def test_another_parameter_is_no_input() -> None:
@@ -94,6 +100,6 @@ def test_another_parameter_is_no_input() -> None:
         PipelineParameter("p", "images").as_mount()
 
 
-def test_a_remote_default_cannot_be_mounted() -> None:
-    with pytest.raises(NotSupportedError, match=r"as_direct\(\)"):
-        PipelineParameter("p", FileDataset(("s3://bucket/images",))).as_mount()
+def test_a_default_in_a_store_can_be_mounted() -> None:
+    images = PipelineParameter("p", FileDataset(("s3://bucket/images",)))
+    assert images.as_mount() == DatasetInput(images, "mount")
