@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 
 # moto takes any; this one can be looked for.
 S3_SECRET = "secret-of-the-s3-server"
+# One request after the other: moto looks whether an object exists, and then makes it.
+_S3_SERVER = """
+import threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_at_a_time(environ, start_response):
+    with lock:
+        return [b"".join(app(environ, start_response))]
+
+run_simple("127.0.0.1", 0, one_at_a_time, threaded=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start moto's server; return its URL."""
     folder = tmp_path_factory.mktemp("s3")
-    argv = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]
+    argv = [sys.executable, "-c", _S3_SERVER]
     with _server(argv, folder, re.compile(r"Running on (http://\S+)")) as url:
         yield url
 
