@@ -25,6 +25,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _BLOCK_BYTES = 1 << 20
 # Opening a file costs about as much as reading this many bytes of it.
 _FILE_WEIGHT = 4096
+# More than any file system holds; a store may say anything.
+_HEAVIEST = 1 << 60
 
 
 class ItemWriter:
@@ -85,7 +87,7 @@ class ItemWriter:
         except UnicodeEncodeError as error:
             path = next(file.path for file in files if not _is_text(file.path))
             raise InputUnreadableError(ascii(path), "its name is not UTF-8") from error
-        self.weights.append(weight)
+        self.weights.append(min(weight, _HEAVIEST))
         self._starts.append(self._end)
         self._end += len(data)
         self._lines.append(data)
