@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# What may happen to a request: the store says it is busy; it is not sent; it is sent, and the reply is lost.
-BUSY, CUT, REPLY_LOST = "busy", "cut", "reply lost"
+# What may happen to a request: the store says it is busy, or that another request is in the way; it is not
+# sent; it is sent, and the reply is lost.
+BUSY, CONFLICT, CUT, REPLY_LOST = "busy", "conflict", "cut", "reply lost"
+
+_CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
 
 _OF_A_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -86,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fate == BUSY:
             self._answer(503, [("Content-Type", "text/plain")], b"busy")
+        elif fate == CONFLICT:
+            self._answer(409, [("Content-Type", "application/xml")], _CONFLICT)
         else:
             reply = self._ask(body)
             if fate == REPLY_LOST:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_parallelrun.driver_errors import told
 from airflow_parallelrun.exceptions import InputNotFoundError, InputUnreadableError, ParallelRunError
-from airflow_parallelrun.filesystems import hide, locate
+from airflow_parallelrun.filesystems import locate
 
 from .listing import RUN_DIRECTORIES, ListedFile, split_glob
 
@@ -66,7 +67,7 @@ def _ask(url: str, question: Callable[[], T]) -> T:
         raise InputNotFoundError(url) from error
     except Exception as error:
         # Every store's driver raises errors of its own.
-        raise InputUnreadableError(url, hide(f"{type(error).__name__}: {error}")) from error
+        raise InputUnreadableError(url, told(error)) from error
 
 
 def state_of(info: Mapping[str, Any]) -> tuple[int, int | None, str | None]:

@@ -14,7 +14,8 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.filesystems import hide, locate
+from airflow_parallelrun.driver_errors import is_final, status_of, told
+from airflow_parallelrun.filesystems import locate
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 
 from .remote import state_of
@@ -34,10 +35,7 @@ BACKOFF_S = 0.5
 _LEAST_BLOCK_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 23
 
-# Refusals that may be over in a moment: time-out, too early, too many requests.
-_PASSING = frozenset({408, 425, 429})
 _PRECONDITION_FAILED = 412
-_FOR_GOOD = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 
 
 class RemoteFile:
@@ -127,7 +125,7 @@ class RemoteFile:
                 # First the tag: that a range is not there is the same refusal as any.
                 if status_of(error) == _PRECONDITION_FAILED:
                     raise self._why_not() from None
-                why = hide(f"{type(error).__name__}: {error}".partition("\n")[0])
+                why = told(error)
                 if attempt == TRIES - 1 or is_final(error):
                     raise LoadError(f"{self.url} cannot be read: {why}") from None
                 logger.info("%s: %s; asking again", self.url, why)
@@ -141,7 +139,7 @@ class RemoteFile:
         except FileNotFoundError:
             return InputChangedError(f"{self.url} was listed and is not there any more")
         except Exception as error:  # noqa: BLE001 - as above
-            logger.info("%s: %s", self.url, hide(str(error)))
+            logger.info("%s: %s", self.url, told(error))
         return self._changed()
 
 
@@ -211,31 +209,6 @@ class _Raw(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status in a driver's error, or in its cause; None without one."""
-    found: BaseException | None = error
-    while found is not None:
-        response = getattr(found, "response", None)
-        if isinstance(response, dict):  # botocore
-            found_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            found_status = getattr(found, "status_code", None) or getattr(found, "status", None)
-        if isinstance(found_status, int):
-            return found_status
-        found = found.__cause__
-    return None
-
-
-def is_final(error: Exception) -> bool:
-    """Tell whether a store, or its driver, would say the same again."""
-    status = status_of(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in _PASSING
-    # Every driver has its own error for it, and some find it out without asking.
-    lacks_credentials = "Credential" in type(error).__name__
-    return lacks_credentials or isinstance(error, (*_FOR_GOOD, ValueError, TypeError))
 
 
 def _read_azure(fs: Any, path: str, start: int, end: int, etag: str) -> bytes:

@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from airflow_parallelrun.driver_errors import told
 from airflow_parallelrun.engine.ignore_file import IGNORE_FILES, IgnoreFile
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
@@ -19,7 +20,7 @@ from airflow_parallelrun.exceptions import (
     ParallelRunError,
     StorageError,
 )
-from airflow_parallelrun.filesystems import LOCAL_SCHEMES, hide, is_remote, locate
+from airflow_parallelrun.filesystems import LOCAL_SCHEMES, is_remote, locate
 from airflow_parallelrun.store_files import list_folder
 
 if TYPE_CHECKING:
@@ -253,4 +254,4 @@ def _ask(url: str, question: Callable[[], T]) -> T:
     except (ParallelRunError, FileNotFoundError):
         raise
     except Exception as error:  # every store's driver raises errors of its own
-        raise StorageError(url, hide(f"{type(error).__name__}: {error}")) from error
+        raise StorageError(url, told(error)) from error

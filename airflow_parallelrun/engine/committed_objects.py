@@ -84,6 +84,9 @@ class ObjectJournal:
         self._journals += 1
         self._free(freed)
 
+    def close(self) -> None:
+        """Do nothing: nothing is open between two commits."""
+
     def _move(self, entries: Iterable[Line | Streak]) -> dict[Extent, Extent]:
         """Put the rows of some entries into one object, and return where each extent is now."""
         moved: dict[Extent, Extent] = {}

@@ -50,6 +50,9 @@ class Journal(Protocol):
         :raises StorageError: when it was tried often enough
         """
 
+    def close(self) -> None:
+        """Close what is open."""
+
 
 class FileJournal:
     """A journal on a file system.
@@ -81,6 +84,10 @@ class FileJournal:
             view, at = view[written:], at + written
         os.fdatasync(self._fd)
         self._end += len(data)
+
+    def close(self) -> None:
+        """See :class:`Journal`."""
+        os.close(self._fd)
 
 
 class Committer:

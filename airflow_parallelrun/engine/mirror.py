@@ -93,10 +93,10 @@ class Mirror:
                 with open(path, "rb") as file:
                     data = file.read(state.size)
                 patiently(url, lambda: self._objects.write(f"{self._base}/{name}", data))
-        except (
-            FileNotFoundError
-        ):  # the script has removed it; or the container is not there, and others say so
-            return
+        except FileNotFoundError:
+            if os.path.exists(path):
+                raise StorageError(url, "there is no such container or bucket") from None
+            return  # the script has removed it meanwhile
         except OSError as error:
             raise StorageError(path, error.strerror or str(error)) from error
         self._uploaded[path] = state

@@ -13,14 +13,13 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
+from airflow_parallelrun.driver_errors import is_final, told
 from airflow_parallelrun.engine.objects import (
     ABSENT,
     BACKOFF_S,
     TRIES,
-    is_refusal,
     objects_at,
     patiently,
-    told,
 )
 from airflow_parallelrun.engine.store import Entry, Store
 from airflow_parallelrun.exceptions import StorageError
@@ -95,7 +94,7 @@ class ObjectStore(Store):
             except FileNotFoundError:
                 raise self._no_container(name) from None
             except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-                if is_refusal(error):
+                if is_final(error):
                     raise StorageError(self.path(name), told(error)) from None
                 logger.warning("%s: %s; looking whether it was made", self.path(name), told(error))
                 time.sleep(BACKOFF_S * 2**attempt)

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.engine.objects import CannotCopyError, objects_at, patiently
+from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -154,10 +155,13 @@ class ObjectWriter(io.RawIOBase):
         self._threads.shutdown(cancel_futures=True)
 
     def abort(self) -> None:
-        """Remove what was uploaded."""
+        """Remove what was uploaded; that it cannot be is told, and hides no other error."""
         self.close_threads()
         if self._upload is not None:
-            self._patiently(self._upload.abort)
+            try:
+                self._patiently(self._upload.abort)
+            except StorageError as error:
+                logger.warning("what was uploaded stays until it is written again: %s", error)
 
     def _begun(self) -> Upload:
         if self._upload is None:

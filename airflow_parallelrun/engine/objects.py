@@ -15,8 +15,9 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from airflow_parallelrun.driver_errors import is_final, told
 from airflow_parallelrun.exceptions import NotSupportedError, StorageError
-from airflow_parallelrun.filesystems import hide, locate
+from airflow_parallelrun.filesystems import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,8 +61,8 @@ class Objects:
     :param fs: fsspec's file system
     """
 
-    #: The least and the most bytes of a part, but for the last one; and how many an object may have.
-    least_part, most_part, most_parts = 1, 0, 0
+    #: The least bytes of a part, but for the last one.
+    least_part = 1
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
@@ -125,8 +126,6 @@ class Upload:
 
 class AzureObjects(Objects):
     """Azure Blob Storage, by adlfs."""
-
-    most_part, most_parts = 4000 << 20, 50_000
 
     def write(
         self,
@@ -270,7 +269,7 @@ class _AzureUpload(Upload):
 class S3Objects(Objects):
     """S3, and what speaks its language, by s3fs."""
 
-    least_part, most_part, most_parts = 5 << 20, 5 << 30, 10_000
+    least_part = 5 << 20
 
     def write(
         self,
@@ -407,23 +406,8 @@ def patiently(url: str, question: Callable[[], T]) -> T:
             raise
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
             why = told(error)
-            if attempt == TRIES - 1 or is_refusal(error):
+            if attempt == TRIES - 1 or is_final(error):
                 raise StorageError(url, why) from None
             logger.warning("%s: %s; asking again", url, why)
             time.sleep(BACKOFF_S * 2**attempt)
     raise AssertionError
-
-
-def told(error: Exception) -> str:
-    """Return an error in one line, without a secret."""
-    return hide(f"{type(error).__name__}: {error}".partition("\n")[0])
-
-
-def is_refusal(error: Exception) -> bool:
-    """Tell whether a store has refused for good: it would say the same again."""
-    status = getattr(error, "status_code", None)
-    return (
-        isinstance(error, PermissionError)
-        or status in (400, 401, 403)
-        or any("Credential" in kind.__name__ for kind in type(error).__mro__)
-    )

@@ -19,20 +19,18 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import budget, names
 from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.committed_objects import LongRuns, ObjectJournal
-from airflow_parallelrun.engine.committer import Committer, FileJournal
+from airflow_parallelrun.engine.committed_objects import LongRuns
+from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.control import Control
 from airflow_parallelrun.engine.dispatcher import Dispatcher
 from airflow_parallelrun.engine.finished import Finished, Tally
 from airflow_parallelrun.engine.guarding import Guardian
 from airflow_parallelrun.engine.history import read_history
 from airflow_parallelrun.engine.intake import Intake
-from airflow_parallelrun.engine.journal import header
+from airflow_parallelrun.engine.journals import open_journal
 from airflow_parallelrun.engine.launcher import Launcher
 from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
-from airflow_parallelrun.engine.mirror import Mirror
-from airflow_parallelrun.engine.object_store import ObjectStore
 from airflow_parallelrun.engine.plan import Plan, PlanItems
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
@@ -46,7 +44,6 @@ from airflow_parallelrun.engine.workplace import Workplace
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 
 if TYPE_CHECKING:
-    from airflow_parallelrun.engine.committer import Journal
     from airflow_parallelrun.engine.control import Sighting
     from airflow_parallelrun.engine.rounds import Started
     from airflow_parallelrun.engine.wakeup import Wakeup
@@ -112,7 +109,7 @@ class Session:
         self._process_limit = plan.config.processes_per_node
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
-        self._long_runs: LongRuns | None = None
+        self._long_runs = None if self._store.is_local else LongRuns(self._store, started.attempt)
         self._stall = StallWatch(plan)
         self._finished = 0
         with ExitStack() as opened:
@@ -147,7 +144,9 @@ class Session:
         opened.callback(lambda: self._logs.close(STOP_LOG_S if self._wakeup.stop_requested else None))
         self._resources = ResourceMonitor(self._plan, attempt, place.folder, place.logs)
         opened.callback(self._resources.close)
-        self._committer = Committer(self._open_journal(opened), self._wakeup.wake)
+        journal = open_journal(self._plan, self._started, place)
+        opened.callback(journal.close)
+        self._committer = Committer(journal, self._wakeup.wake)
         opened.callback(self._committer.close)
         if staged_inputs(self._plan):
             self._staging = self._open_staging(opened)
@@ -162,19 +161,6 @@ class Session:
             self._tally.done,
             self._plan.run_dir,
         )
-
-    def _open_journal(self, opened: ExitStack) -> Journal:
-        attempt, store = self._started.attempt, self._store
-        beginning = header(self._plan.plan_id, attempt, self._started.round)
-        if isinstance(store, ObjectStore):
-            output = self._plan.output or self._plan.run_dir
-            outputs = Mirror(self._place.output, output) if self._place.is_output_local else None
-            self._long_runs = LongRuns(store, attempt)
-            return ObjectJournal(store, self._place.files, attempt, beginning, outputs)
-        name = f"{names.JOURNAL}/{attempt}-0.jsonl"
-        fd = store.create_growing(name, beginning)
-        opened.callback(os.close, fd)
-        return FileJournal(fd, store.path(name), store.sync)
 
     def _open_staging(self, opened: ExitStack) -> Staging:
         items = PlanItems(self._plan, _STAGED_AHEAD, self._place.item_files)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from airflow_parallelrun.datasets import DatasetInput, FileDataset, ListedFile, TabularDataset, list_files
 from airflow_parallelrun.datasets.listing import split_glob
 from airflow_parallelrun.datasets.remote import list_remote
+from airflow_parallelrun.driver_errors import told
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.fingerprint import digest
 from airflow_parallelrun.exceptions import (
@@ -31,7 +32,7 @@ from airflow_parallelrun.exceptions import (
     SideInputChangedError,
     StorageError,
 )
-from airflow_parallelrun.filesystems import hide, is_remote, locate
+from airflow_parallelrun.filesystems import is_remote, locate
 from airflow_parallelrun.parameters import PipelineParameter
 from airflow_parallelrun.store_files import Transfer, TransferStoppedError, download
 
@@ -289,8 +290,7 @@ def _fetch(listed: Listed, target: str, stop: threading.Event | None) -> None:
     except Exception as error:  # every store's driver raises errors of its own
         # One that has changed is shorter, longer or gone; then that is what there is to say.
         _check_listing(listed)
-        why = hide(f"{type(error).__name__}: {error}".partition("\n")[0])
-        raise StorageError(f"the side input {side.name!r} ({side.base})", why) from error
+        raise StorageError(f"the side input {side.name!r} ({side.base})", told(error)) from error
     # As of now, so that all that was fetched before is of what was listed.
     _check_listing(listed)
 

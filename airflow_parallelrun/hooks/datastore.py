@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
+from airflow_parallelrun.driver_errors import told
 from airflow_parallelrun.exceptions import ConfigurationError
 from airflow_parallelrun.filesystems import (
     SHORTEST_SECRET,
     driver_missing,
-    hide,
     keep_secret,
     make_filesystem,
     secrets_of,
@@ -105,9 +105,7 @@ class DatastoreHook(BaseHook):
         except ConfigurationError as error:
             return False, str(error)
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-            return False, hide(
-                f"{self.datastore_conn_id!r} cannot be listed: {type(error).__name__}: {error}"
-            )
+            return False, f"{self.datastore_conn_id!r} cannot be listed: {told(error)}"
         return True, f"{place} can be listed, and has {found} entr{'y' if found == 1 else 'ies'}."
 
     def _from_provider(self, connection: Connection, scheme: str) -> Any:
@@ -125,7 +123,7 @@ class DatastoreHook(BaseHook):
         except ImportError as error:
             raise driver_missing(f"{wanted}://", error) from error
         except Exception as error:  # noqa: BLE001 - every provider raises errors of its own
-            raise self._error(hide(f"{type(error).__name__}: {error}")) from None
+            raise self._error(told(error)) from None
 
     def _scheme(self, connection: Connection) -> str:
         if connection.conn_type == CONN_TYPE:

@@ -12,13 +12,14 @@ import posixpath
 import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_parallelrun.driver_errors import told
 from airflow_parallelrun.exceptions import (
     InvalidValueError,
     NotSupportedError,
     ParallelRunError,
     StorageError,
 )
-from airflow_parallelrun.filesystems import hide, locate
+from airflow_parallelrun.filesystems import locate
 from airflow_parallelrun.store_files import TransferStoppedError, list_folder, upload
 
 from . import description
@@ -143,7 +144,7 @@ class ModelStore:
         except FileNotFoundError:
             logger.debug("nothing of %s had been uploaded", url)
         except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-            logger.warning("what was uploaded to %s stays, and is no version: %s", url, hide(str(error)))
+            logger.warning("what was uploaded to %s stays, and is no version: %s", url, told(error))
 
     def _numbers(self, name: str) -> list[int]:
         return sorted(int(entry) for entry in self._folders(name) if VERSION.fullmatch(entry))
@@ -178,4 +179,4 @@ class ModelStore:
             raise
         except Exception as error:  # every store's driver raises errors of its own
             where = place if "://" in place else f"{self.root}/{place}".rstrip("/")
-            raise StorageError(where, hide(f"{type(error).__name__}: {error}".partition("\n")[0])) from error
+            raise StorageError(where, told(error)) from error

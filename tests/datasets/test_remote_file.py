@@ -10,7 +10,8 @@ import pytest
 from memory_shop import Shop, UnavailableError, opened
 
 from airflow_parallelrun.datasets import list_files, remote_file
-from airflow_parallelrun.datasets.remote_file import ReadAhead, RemoteFile, is_final, status_of
+from airflow_parallelrun.datasets.remote_file import ReadAhead, RemoteFile
+from airflow_parallelrun.driver_errors import is_final, status_of
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class NoCredentialsError(Exception):
     [
         (UnavailableError(503), 503, False),
         (UnavailableError(429), 429, False),
+        (UnavailableError(409), 409, False),
         (UnavailableError(404), 404, True),
         (caused_by(OSError(5, "denied"), BotoError()), 403, True),
         (ConnectionResetError(104, "reset"), None, False),

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_proxy import BUSY, CUT, REPLY_LOST, proxied
+from faulty_proxy import BUSY, CONFLICT, CUT, REPLY_LOST, proxied
 
 from airflow_parallelrun.engine import object_store as module
 from airflow_parallelrun.engine import objects
@@ -157,7 +157,7 @@ class Once:
         return fate
 
 
-@pytest.mark.parametrize("fate", [BUSY, CUT, REPLY_LOST])
+@pytest.mark.parametrize("fate", [BUSY, CONFLICT, CUT, REPLY_LOST])
 def test_a_claim_is_won_whatever_becomes_of_the_first_request(fate: str, through: Any) -> None:
     proxy, store = through(Once(fate, "PUT", "claims/0/1"))
     assert store.create_exclusive("claims/0/1", b"mine")
