@@ -79,7 +79,8 @@ def test_the_header_of_a_round_holds_in_the_next(job):
                 raise ValueError("not yet")
             return pd.DataFrame({{"name": [os.path.basename(path) for path in mini_batch]}})
     """.format(mark=str(job.folder / "mark"))
-    job.files(3).split(script, append_row_dataframe_header=True, run_max_try=1)
+    # One process, so that mini-batch 0 has told the header before mini-batch 1 ends the round.
+    job.files(3).split(script, append_row_dataframe_header=True, run_max_try=1, process_count_per_node=1)
     with pytest.raises(ThresholdExceededError):
         job.run()
     before = job.plan.store.read(names.HEADER)
