@@ -22,7 +22,7 @@ def add_run_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_directory",
         metavar="RUN_DIR",
-        help="the run directory, as `parallelrun run` has printed it; or an output folder that has only one",
+        help="the run directory, as `parallelrun run` has printed it; or the output folder of its results",
     )
 
 
@@ -37,7 +37,10 @@ def plan_of(parsed: argparse.Namespace) -> Plan:
 
 
 def find_run_directory(given: str) -> str:
-    """Find the run directory; *given* may also be a folder with exactly one, such as the output folder."""
+    """Find the run directory: *given*, the one that a result in *given* names, or the only one in *given*.
+
+    :raises InvalidValueError: when there is none, or there are several
+    """
     from airflow_parallelrun.engine import names, ownership
     from airflow_parallelrun.engine.object_store import store_at
     from airflow_parallelrun.filesystems import is_remote
@@ -48,6 +51,9 @@ def find_run_directory(given: str) -> str:
     below = [f"{folder}/{ownership.FOLDER}", folder]
     inside = [f"{parent}/{name}" for parent in below for name in store_at(parent).folders()]
     found = sorted((path for path in inside if store_at(path).exists(names.PLAN)), key=os.path.basename)
+    if not found and store_at(folder).exists(ownership.RESULT):
+        named = json.loads(store_at(folder).read(ownership.RESULT))["run_dir"]
+        found = [named] if store_at(named).exists(names.PLAN) else []
     if not found:
         rule = "a run directory (`parallelrun run` prints it when it starts), or an output folder with one"
         raise InvalidValueError("RUN_DIR", given, rule)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -257,6 +258,17 @@ def test_a_run_without_an_output_folder(work: Workplace) -> None:
     text, document = shown(work, "runs")
     assert table(text)["job"] == "succeeded"
     assert document["next"] == ""
+
+
+def test_an_output_folder_whose_run_directory_is_elsewhere(work: Workplace) -> None:
+    assert work.run(work.script(ECHO), "--run-directory-root", "runs").status == 0
+    text, document = shown(work, "output")
+    assert table(text)["job"] == "succeeded"
+    assert document["result"]["run_dir"].startswith(str(work.folder / "runs"))
+    shutil.rmtree(work.folder / "runs")
+    gone = work.command("show", "output")
+    assert gone.status == 2
+    assert "RUN_DIR" in gone.err
 
 
 @pytest.mark.parametrize(
