@@ -9,7 +9,7 @@ BENCHED := $(VENV)/.bench
 # The store that tests take for Azure's; npm has it.
 AZURITE := 3.35.0
 # All but mlflow, see there.
-EXTRAS := azure s3 gcs examples dev docs bench
+EXTRAS := azure s3 gcs sftp examples dev docs bench
 STORED := $(VENV)/.stored
 DEMO_NEEDS := $(RUNTIME) $(if $(filter azure,$(STORAGE)),$(STORED) azurite)
 PINS := pyproject.toml constraints.txt demo/install.py
@@ -78,7 +78,7 @@ $(RUNTIME): $(PINS)
 
 $(TOOLS): $(PINS) | $(RUNTIME)
 	@echo "Set-up of the tools for tests, checks and docs:"
-	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs dev docs mlflow
+	@$(PYTHON) demo/install.py $(VENV) examples azure s3 gcs sftp dev docs mlflow
 	@touch $@ $(RUNTIME) $(STORED)
 
 $(STORED): $(PINS) | $(RUNTIME)

@@ -36,6 +36,7 @@ _EXTRAS = {
     **dict.fromkeys(("abfs", "abfss", "az", "adl"), "azure"),
     **dict.fromkeys(("s3", "s3a"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("sftp", "ssh"), "sftp"),
 }
 # Shorter texts stand in messages by chance.
 SHORTEST_SECRET = 6

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from functools import partial
@@ -95,6 +96,21 @@ def in_threads(jobs: Iterable[Callable[[], None]], stop: threading.Event | None 
         raise TransferStoppedError
 
 
+def read_range(fs: Any, path: str, start: int, end: int) -> bytes:
+    """Return bytes of a file in a store; a web server that knows no ranges gives the file from its beginning.
+
+    :param fs: the file system that has it
+    :param path: its path there
+    """
+    cat_file = getattr(fs, "_cat_file", fs.cat_file)
+    if "start" in inspect.signature(cat_file).parameters:
+        return bytes(fs.cat_file(path, start=start, end=end))
+    # That of sshfs takes start and end as well, and returns the whole file.
+    with fs.open(path, "rb") as file:
+        file.seek(start)
+        return bytes(file.read(end - start))
+
+
 def list_folder(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
     """Return what is in a folder of a store, by its name there.
 
@@ -124,7 +140,7 @@ def _fetch_whole(transfer: Transfer) -> None:
 
 
 def _fetch_block(transfer: Transfer, start: int, end: int) -> None:
-    _write(transfer, start, transfer.fs.cat_file(transfer.source, start=start, end=end), end - start)
+    _write(transfer, start, read_range(transfer.fs, transfer.source, start, end), end - start)
 
 
 def _write(transfer: Transfer, offset: int, data: bytes, size: int) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -19,12 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from demo.azurite import ACCOUNT, LISTENS, command, connection_string
+
 _ROW_BYTES = 1_000_000
 _SCRIPT = f"def run(mini_batch):\n    return ['x' * {_ROW_BYTES - 1} for _ in mini_batch]\n"
-_AZURITE = Path(sys.prefix, "azurite", "node_modules", "azurite", "dist", "src", "blob", "main.js")
-_ACCOUNT = "devstoreaccount1"
-# The same everywhere, and public.
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 def main(store: str, gigabytes: float) -> None:
@@ -90,16 +87,12 @@ def _split(root: str, output: str) -> None:
 def _start_azurite(root: Path) -> subprocess.Popen[str]:
     from airflow_parallelrun.filesystems import locate
 
-    command = ["node", str(_AZURITE), "--blobPort", "0", "--silent", "--skipApiVersionCheck"]
     azurite = subprocess.Popen(
-        [*command, "--disableTelemetry", "--location", str(root / "azurite")],
-        stdout=subprocess.PIPE,
-        text=True,
+        command("--location", str(root / "azurite")), stdout=subprocess.PIPE, text=True
     )
     assert azurite.stdout is not None
-    url = next(found[1] for line in azurite.stdout if (found := re.search(r"listens on (http://\S+)", line)))
-    parts = f"AccountName={_ACCOUNT};AccountKey={_KEY};BlobEndpoint={url}/{_ACCOUNT}"
-    options = {"connection_string": f"DefaultEndpointsProtocol=http;{parts}"}
+    url = next(found[1] for line in azurite.stdout if (found := LISTENS.search(line)))
+    options = {"connection_string": connection_string(f"{url}/{ACCOUNT}")}
     os.environ["PARALLELRUN_CONNECTION_AZURITE"] = json.dumps(options)
     locate("abfs://azurite@output").fs.mkdir("output")
     return azurite

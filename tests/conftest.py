@@ -12,4 +12,7 @@ import tempfile
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="parallelrun-tests-")
 atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
+# Else gcsfs asks for the type of each bucket, for a minute, in a protocol that the emulator does not know.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 pytest_plugins = ["storage_servers"]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of real stores: Azurite for Azure Blob, moto's server for S3. Each starts when a test asks first.
+"""Fixtures of real stores: Azurite for Azure Blob, servers from PyPI for S3, Google Cloud Storage and SFTP.
 
-A test that takes ``azure_store``, ``s3_store`` or ``object_store`` (both, one after the other) gets a
-container or bucket of its own, and a connection to it in its environment.
+A test that takes ``azure_store``, ``s3_store``, ``gcs_store`` or ``sftp_store`` gets a container, bucket or
+folder of its own, and a connection to it in its environment. One that takes ``input_store`` runs for each of
+them, with ``object_store`` for each that a run can write to. A server starts when a test asks first.
 """
 
 from __future__ import annotations
@@ -42,15 +43,54 @@ def one_at_a_time(environ, start_response):
 
 run_simple("127.0.0.1", 0, one_at_a_time, threaded=True)
 """
+# It takes no credentials.
+_GCS_SECRET = "secret-of-nobody"
+# Connections stay open, and its own server serves one after the other.
+_GCS_SERVER = """
+from functools import partial
+from http.server import ThreadingHTTPServer
+from gcp_storage_emulator.server import RequestHandler
+from gcp_storage_emulator.storage import Storage
+
+handler = partial(RequestHandler, Storage(use_memory_fs=True))
+server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+print("listens on http://127.0.0.1:%d" % server.server_port, flush=True)
+server.serve_forever()
+"""
+SFTP_SECRET = "password-of-the-sftp-server"
+_SFTP_SERVER = """
+import asyncio, asyncssh, sys
+
+class Server(asyncssh.SSHServer):
+    def password_auth_supported(self):
+        return True
+
+    def validate_password(self, username, password):
+        return password == sys.argv[1]
+
+class Files(asyncssh.SFTPServer):
+    def __init__(self, channel):
+        super().__init__(channel, chroot=".")
+
+async def serve():
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.listen(
+        "127.0.0.1", 0, server_factory=Server, server_host_keys=[key], sftp_factory=Files
+    )
+    print("listens on sftp://127.0.0.1:%d" % server.get_port(), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A container or bucket of a test.
+    """A container, bucket or folder of a test.
 
     :param scheme: of its URLs
     :param connection: the name of the connection
-    :param container: the container or bucket
+    :param container: the container, the bucket, or the absolute path of the folder
     :param options: what fsspec's driver takes
     :param secret: the text that nobody may see
     """
@@ -107,6 +147,23 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start an emulator of Google Cloud Storage; return its URL."""
+    folder = tmp_path_factory.mktemp("gcs")
+    with _server([sys.executable, "-c", _GCS_SERVER], folder, re.compile(r"listens on (\S+)")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Start an SFTP server, which serves a folder of its own; return its port."""
+    folder = tmp_path_factory.mktemp("sftp")
+    argv = [sys.executable, "-c", _SFTP_SERVER, SFTP_SECRET]
+    with _server(argv, folder, re.compile(r"listens on \S+:(\d+)")) as port:
+        yield int(port)
+
+
 @pytest.fixture
 def azure_store(azurite: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """Make a container on Azurite."""
@@ -119,9 +176,30 @@ def s3_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     return _connected(s3_bucket(s3_server), monkeypatch)
 
 
+@pytest.fixture
+def gcs_store(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Make a bucket on the emulator of Google Cloud Storage."""
+    options = {"token": "anon", "endpoint_url": gcs_server, "project": "tests"}
+    return _connected(_made("gs", "emulator", options, _GCS_SECRET), monkeypatch)
+
+
+@pytest.fixture
+def sftp_store(sftp_server: int, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Make a folder on the SFTP server."""
+    options = {"host": "127.0.0.1", "port": sftp_server, "username": "tests", "password": SFTP_SECRET}
+    return _connected(_made("sftp", "asyncssh", options, SFTP_SECRET), monkeypatch)
+
+
 @pytest.fixture(params=["azure", "s3"])
 def object_store(request: pytest.FixtureRequest) -> ObjectStore:
     """Make a container on Azurite, then a bucket on the S3 server: the test runs for each."""
+    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return store
+
+
+@pytest.fixture(params=["azure", "s3", "gcs", "sftp"])
+def input_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Make a container, a bucket or a folder in each store that a run can read from."""
     store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
     return store
 
@@ -149,7 +227,8 @@ def s3_bucket(endpoint: str) -> ObjectStore:
 
 def _made(scheme: str, connection: str, options: dict[str, Any], secret: str) -> ObjectStore:
     fs = make_filesystem(scheme, options)
-    store = ObjectStore(scheme, connection, f"test-{secrets.token_hex(8)}", options, secret, fs)
+    container = ("/" if scheme == "sftp" else "") + f"test-{secrets.token_hex(8)}"
+    store = ObjectStore(scheme, connection, container, options, secret, fs)
     fs.mkdir(store.container)
     return store
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from storage_servers import ObjectStore
 
 
-def test_a_url_of_the_store_leads_to_it(object_store: ObjectStore) -> None:
-    url = object_store.write("folder/a b.txt", b"text")
+def test_a_url_of_the_store_leads_to_it(input_store: ObjectStore) -> None:
+    url = input_store.write("folder/a b.txt", b"text")
     place = locate(url)
-    assert place.fs is not object_store.fs
+    assert place.fs is not input_store.fs
     assert place.fs.cat_file(place.path) == b"text"
     assert place.url(place.path) == url
-    assert object_store.paths() == ["folder/a b.txt"]
+    assert input_store.paths() == ["folder/a b.txt"]
     place.fs.pipe_file(place.path, b"other")
-    assert object_store.read("folder/a b.txt") == b"other"
+    assert input_store.read("folder/a b.txt") == b"other"

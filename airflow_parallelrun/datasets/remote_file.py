@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.driver_errors import is_final, status_of, told
 from airflow_parallelrun.filesystems import locate
+from airflow_parallelrun.store_files import read_range
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 
 from .remote import state_of
@@ -94,7 +95,7 @@ class RemoteFile:
             return self._conditional(fs, path, start, end, self._etag)
         if not self.is_sized:
             return bytes(fs.cat_file(path))[start:end]
-        data: bytes = fs.cat_file(path, start=start, end=end)
+        data = read_range(fs, path, start, end)
         # A web server may know no ranges.
         return data if len(data) <= end - start else data[start:end]
 

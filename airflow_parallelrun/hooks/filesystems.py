@@ -12,8 +12,8 @@ from airflow_parallelrun.filesystems import connection_of, has_users, is_known, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# It tells each request at INFO: thousands of lines in the log of a task.
-_TALKATIVE = logging.getLogger("azure.core.pipeline.policies.http_logging_policy")
+# They tell each request, or each connection, at INFO: thousands of lines in the log of a task.
+_TALKATIVE = ("azure.core.pipeline.policies.http_logging_policy", "asyncssh")
 
 
 @contextlib.contextmanager
@@ -30,6 +30,9 @@ def connected(urls: Iterable[str]) -> Iterator[None]:
 
     from airflow_parallelrun.hooks.datastore import DatastoreHook
 
+    for logger in map(logging.getLogger, _TALKATIVE):
+        if logger.level == logging.NOTSET:  # else somebody wants it so
+            logger.setLevel(logging.WARNING)
     made = {}
     for key in sorted({key for url in urls if (key := connection_of(url)) and not is_known(key)}):
         scheme, name = key
@@ -39,16 +42,5 @@ def connected(urls: Iterable[str]) -> Iterator[None]:
             # sftp://user@host: it is a user.
             if not has_users(scheme):
                 raise unknown(key) from error
-    with provided(made), _quiet(_TALKATIVE):
+    with provided(made):
         yield
-
-
-@contextlib.contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    level = logger.level
-    if level == logging.NOTSET:  # else somebody wants it so
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

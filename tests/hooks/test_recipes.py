@@ -50,7 +50,7 @@ def _recipe(*marks: str) -> str:
 
 
 def test_every_recipe_is_tried_here() -> None:
-    assert len(RECIPES) == 5
+    assert len(RECIPES) == 7
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_azures_connection_string(azure_store: ObjectStore, add: Add) -> None:
     _reads(azure_store, add(_recipe("wasb", "CONNECTION_STRING"), values))
 
 
-@pytest.mark.parametrize("marks", [("--conn-type aws",), ("parallelrun_datastore",)])
+@pytest.mark.parametrize("marks", [("--conn-type aws",), ("parallelrun_datastore", '"s3"')])
 def test_s3(marks: tuple[str, ...], s3_store: ObjectStore, add: Add) -> None:
     endpoint = s3_store.options["client_kwargs"]["endpoint_url"]
     recipe = _recipe(*marks).replace('"REGION"', f'"REGION", "endpoint_url": "{endpoint}"')
@@ -84,6 +84,22 @@ def test_s3(marks: tuple[str, ...], s3_store: ObjectStore, add: Add) -> None:
         "BUCKET": s3_store.container,
     }
     _reads(s3_store, add(recipe, values))
+
+
+def test_google(gcs_store: ObjectStore, add: Add) -> None:
+    options = f'"options": {{"endpoint_url": "{gcs_store.options["endpoint_url"]}", '
+    recipe = _recipe("parallelrun_datastore", '"gs"').replace('"options": {', options)
+    _reads(gcs_store, add(recipe, {"PROJECT": "tests", "KEY_FILE": "anon"}))
+
+
+def test_sftp(sftp_store: ObjectStore, add: Add) -> None:
+    values = {
+        "HOST": sftp_store.options["host"],
+        "PORT": str(sftp_store.options["port"]),
+        "USER": sftp_store.options["username"],
+        "PASSWORD": sftp_store.secret,
+    }
+    _reads(sftp_store, add(_recipe("--conn-type sftp"), values))
 
 
 def _reads(store: ObjectStore, name: str) -> None:
