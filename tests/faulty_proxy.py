@@ -48,11 +48,16 @@ class Proxy:
 
 
 @contextmanager
-def proxied(target: str, fate: Callable[[str, str], str | None]) -> Iterator[Proxy]:
-    """Run a proxy before the server at a URL; its own has the same path."""
+def proxied(
+    target: str, fate: Callable[[str, str], str | None], handler: type[Handler] | None = None
+) -> Iterator[Proxy]:
+    """Run a proxy before the server at a URL; its own has the same path.
+
+    :param handler: what answers requests; default :class:`Handler`
+    """
     parts = urlsplit(target)
     proxy = Proxy(fate)
-    server = _Server(proxy, parts.hostname or "", parts.port or 80)
+    server = _Server(proxy, parts.hostname or "", parts.port or 80, handler or Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}{parts.path}"
@@ -67,10 +72,10 @@ def proxied(target: str, fate: Callable[[str, str], str | None]) -> Iterator[Pro
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+    def __init__(self, proxy: Proxy, host: str, port: int, handler: type[Handler]) -> None:
         self.proxy = proxy
         self.upstream = host, port
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that is gone, such as a process that was killed."""
@@ -78,7 +83,9 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers a request as its fate is."""
+
     protocol_version = "HTTP/1.1"
     server: _Server
 
@@ -92,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fate == CONFLICT:
             self._answer(409, [("Content-Type", "application/xml")], _CONFLICT)
         else:
-            reply = self._ask(body)
+            reply = self.ask(body)
             if fate == REPLY_LOST:
                 self.close_connection = True
             else:
@@ -100,7 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
 
-    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Return the server's reply: status, headers, content."""
         upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_A_HOP}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from azure_copies import copying
 
 from airflow_parallelrun.filesystems import make_filesystem, variable
 from demo.azurite import ACCOUNT, ACCOUNT_KEY, LISTENS, command, connection_string, listening, missing
@@ -139,6 +140,13 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def copying_azurite(azurite: str) -> Iterator[str]:
+    """Have Azurite copy blocks; return the URL of its account."""
+    with copying(azurite) as proxy:
+        yield proxy.url
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start moto's server; return its URL."""
     folder = tmp_path_factory.mktemp("s3")
@@ -171,6 +179,12 @@ def azure_store(azurite: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
 
 
 @pytest.fixture
+def copying_azure_store(copying_azurite: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """Make a container on Azurite, which copies blocks here."""
+    return _connected(azure_container(copying_azurite, "copying_azurite"), monkeypatch)
+
+
+@pytest.fixture
 def s3_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """Make a bucket on the S3 server."""
     return _connected(s3_bucket(s3_server), monkeypatch)
@@ -197,6 +211,13 @@ def object_store(request: pytest.FixtureRequest) -> ObjectStore:
     return store
 
 
+@pytest.fixture(params=["copying_azure", "s3"])
+def copying_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Make a container, then a bucket, in stores that copy parts of their objects themselves."""
+    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return store
+
+
 @pytest.fixture(params=["azure", "s3", "gcs", "sftp"])
 def input_store(request: pytest.FixtureRequest) -> ObjectStore:
     """Make a container, a bucket or a folder in each store that a run can read from."""
@@ -204,12 +225,13 @@ def input_store(request: pytest.FixtureRequest) -> ObjectStore:
     return store
 
 
-def azure_container(endpoint: str) -> ObjectStore:
+def azure_container(endpoint: str, connection: str = "azurite") -> ObjectStore:
     """Make a container on Azurite, for a fixture of another scope.
 
     :param endpoint: what the fixture ``azurite`` returned
+    :param connection: the name of the connection
     """
-    return _made("abfs", "azurite", {"connection_string": connection_string(endpoint)}, ACCOUNT_KEY)
+    return _made("abfs", connection, {"connection_string": connection_string(endpoint)}, ACCOUNT_KEY)
 
 
 def s3_bucket(endpoint: str) -> ObjectStore:

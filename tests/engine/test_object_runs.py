@@ -258,10 +258,10 @@ def test_a_large_output_is_put_together_in_parts(
 
 
 def test_rows_that_stand_together_are_copied_by_the_store(
-    job: Job, s3_store: storage_servers.ObjectStore, small_parts: None, monkeypatch: pytest.MonkeyPatch
+    job: Job, copying_store: storage_servers.ObjectStore, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = BIG_ROWS.format(size=(1 << 20) - 6)
-    job.files(13).split(script, output=f"{s3_store.url}/out", process_count_per_node=1)
+    job.files(13).split(script, output=f"{copying_store.url}/out", process_count_per_node=1)
     job.node()
     streamed: list[int] = []
     stream = assembly.ObjectSegments.stream
@@ -273,7 +273,7 @@ def test_rows_that_stand_together_are_copied_by_the_store(
 
     monkeypatch.setattr(assembly.ObjectSegments, "stream", counted)
     job.reduce()
-    assert [row[:5] for row in rows(s3_store)] == job.names(13)
+    assert [row[:5] for row in rows(copying_store)] == job.names(13)
     assert sum(streamed) < 6 << 20  # of 13 MiB
 
 

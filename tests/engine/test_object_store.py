@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import threading
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 from faulty_proxy import BUSY, CONFLICT, CUT, REPLY_LOST, proxied
 
 from airflow_parallelrun.engine import object_store as module
@@ -15,6 +18,7 @@ from airflow_parallelrun.engine import objects
 from airflow_parallelrun.engine.object_store import ObjectStore, store_at
 from airflow_parallelrun.engine.store import Entry, Store
 from airflow_parallelrun.exceptions import ConfigurationError, NotSupportedError, StorageError
+from demo.azurite import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,6 +234,28 @@ def test_who_is_overtaken_is_told_that_the_object_exists(azure_store: storage_se
     with pytest.raises(FileExistsError):
         first.complete(late, objects.ABSENT)
     assert azure_store.read("rows.txt") == b"second"
+
+
+@pytest.mark.parametrize("by", ["key", "signature"])
+def test_azure_can_read_what_it_is_to_copy_by_a_url_alone(
+    by: str, azurite: str, azure_store: storage_servers.ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = azure_store.write("a folder/ä.txt", b"text")
+    if by == "signature":
+        signature = generate_account_sas(
+            ACCOUNT,
+            ACCOUNT_KEY,
+            ResourceTypes(object=True),
+            AccountSasPermissions(read=True),
+            datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1),
+        )
+        options = {"connection_string": f"BlobEndpoint={azurite};SharedAccessSignature={signature}"}
+        monkeypatch.setenv("PARALLELRUN_CONNECTION_SIGNED", json.dumps(options))
+        url = url.replace(f"{azure_store.connection}@", "signed@")
+    store, place = objects.objects_at(url)
+    assert isinstance(store, objects.AzureObjects)
+    with urllib.request.urlopen(store.readable_url(place.path)) as answer:
+        assert answer.read() == b"text"
 
 
 def test_an_upload_that_somebody_has_removed_is_an_error_of_the_store(

@@ -539,7 +539,7 @@ def test_all_of_it_in_an_object_store(step, object_store):
     assert step.told[0].endswith("is not as it was published.")
 
 
-def test_a_large_object_is_copied_by_its_store(step, s3_store, monkeypatch):
+def test_a_large_object_is_copied_by_its_store(step, copying_store, monkeypatch):
     from airflow_parallelrun.engine.object_writer import PART_BYTES, ObjectWriter
 
     copies: list[int] = []
@@ -551,10 +551,10 @@ def test_a_large_object_is_copied_by_its_store(step, s3_store, monkeypatch):
 
     monkeypatch.setattr(ObjectWriter, "copy", counting)
     step.script(f"def run(mini_batch): return ['x' * {PART_BYTES // 2} for _ in mini_batch]\n")
-    first = step.run(output=f"{s3_store.url}/first")
+    first = step.run(output=f"{copying_store.url}/first")
     copies.clear()
-    step.reuse(output=f"{s3_store.url}/asked")
-    data = s3_store.read("asked/parallel_run_step.txt")
+    step.reuse(output=f"{copying_store.url}/asked")
+    data = copying_store.read("asked/parallel_run_step.txt")
     assert copies == [len(data)]
     assert first.counts.rows == 3
-    assert data == s3_store.read("first/parallel_run_step.txt")
+    assert data == copying_store.read("first/parallel_run_step.txt")
