@@ -3,11 +3,37 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow_parallelrun.exceptions import ParallelRunError
 from airflow_parallelrun.filesystems import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A store that answers 503, or is not there for a moment, is asked again after 0.5, 1, 2, 4, 8 and 16 seconds.
+TRIES = 7
+BACKOFF_S = 0.5
 
 # Refusals that may be over in a moment: time-out, conflict with somebody else's request, too early, too many.
 _PASSING = frozenset({408, 409, 425, 429})
-_FOR_GOOD = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+_FOR_GOOD = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NotImplementedError,
+    ParallelRunError,
+    PermissionError,
+    TypeError,
+    ValueError,
+)
 
 
 def told(error: BaseException) -> str:
@@ -32,9 +58,28 @@ def status_of(error: BaseException) -> int | None:
 
 def is_final(error: Exception) -> bool:
     """Tell whether a store, or its driver, would say the same again."""
+    # Before the status of its cause: Azure's 409 may be over in a moment, and may say that a blob exists.
+    if isinstance(error, _FOR_GOOD):
+        return True
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in _PASSING
     # Every driver has its own error for it, and some find it out without asking.
-    lacks_credentials = "Credential" in type(error).__name__
-    return lacks_credentials or isinstance(error, (*_FOR_GOOD, ValueError, TypeError))
+    return "Credential" in type(error).__name__
+
+
+def insist(question: Callable[[], T], place: str, pause: Callable[[float], None] = time.sleep) -> T:
+    """Ask a store something, and ask again while it does not answer; the last error is the driver's own.
+
+    :param place: what is asked for, in the log
+    :param pause: waits so many seconds before the store is asked again
+    """
+    for attempt in range(TRIES - 1):
+        try:
+            return question()
+        except Exception as error:
+            if is_final(error):
+                raise
+            logger.warning("%s: %s; asking again", place, told(error))
+        pause(BACKOFF_S * 2**attempt)
+    return question()

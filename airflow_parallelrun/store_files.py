@@ -9,6 +9,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_parallelrun.driver_errors import insist
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -136,11 +138,13 @@ def _blocks(transfers: Iterable[Transfer]) -> Iterator[Callable[[], None]]:
 
 def _fetch_whole(transfer: Transfer) -> None:
     # Without a range: so a file that has grown shows.
-    _write(transfer, 0, transfer.fs.cat_file(transfer.source), transfer.size)
+    data = insist(lambda: transfer.fs.cat_file(transfer.source), transfer.source)
+    _write(transfer, 0, data, transfer.size)
 
 
 def _fetch_block(transfer: Transfer, start: int, end: int) -> None:
-    _write(transfer, start, read_range(transfer.fs, transfer.source, start, end), end - start)
+    data = insist(lambda: read_range(transfer.fs, transfer.source, start, end), transfer.source)
+    _write(transfer, start, data, end - start)
 
 
 def _write(transfer: Transfer, offset: int, data: bytes, size: int) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from azure_copies import copying
 
+from airflow_parallelrun import driver_errors
 from airflow_parallelrun.filesystems import make_filesystem, variable
 from demo.azurite import ACCOUNT, ACCOUNT_KEY, LISTENS, command, connection_string, listening, missing
 
@@ -127,6 +128,12 @@ class ObjectStore:
         """Return the paths of all objects in a folder, relative to the container."""
         found = self.fs.find(f"{self.container}/{folder}".rstrip("/"))
         return sorted(path.removeprefix(f"{self.container}/") for path in found)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a store that does not answer asked again at once, and not after some time."""
+    monkeypatch.setattr(driver_errors, "BACKOFF_S", 0.0)
 
 
 @pytest.fixture(scope="session")

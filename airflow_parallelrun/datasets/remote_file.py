@@ -14,7 +14,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_parallelrun.driver_errors import is_final, status_of, told
+from airflow_parallelrun.driver_errors import insist, status_of, told
 from airflow_parallelrun.filesystems import locate
 from airflow_parallelrun.store_files import read_range
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from .listing import ListedFile
 
 logger = logging.getLogger(__name__)
-
-# A store that answers 503, or is not there for a moment, is asked again after 0.5, 1, 2, 4, 8 and 16 seconds.
-TRIES = 7
-BACKOFF_S = 0.5
 
 # What is read ahead grows so far while a file is read on.
 _LEAST_BLOCK_BYTES = 1 << 16
@@ -117,21 +113,15 @@ class RemoteFile:
         return InputChangedError(f"{self.url} has changed since it was listed")
 
     def _ask(self, question: Callable[[], Any]) -> Any:
-        for attempt in range(TRIES):
-            try:
-                return question()
-            except FileNotFoundError:
-                raise InputChangedError(f"{self.url} was listed and is not there any more") from None
-            except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-                # First the tag: that a range is not there is the same refusal as any.
-                if status_of(error) == _PRECONDITION_FAILED:
-                    raise self._why_not() from None
-                why = told(error)
-                if attempt == TRIES - 1 or is_final(error):
-                    raise LoadError(f"{self.url} cannot be read: {why}") from None
-                logger.info("%s: %s; asking again", self.url, why)
-                self._pause(BACKOFF_S * 2**attempt)
-        raise AssertionError
+        try:
+            return insist(question, self.url, self._pause)
+        except FileNotFoundError:
+            raise InputChangedError(f"{self.url} was listed and is not there any more") from None
+        except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
+            # First the tag: that a range is not there is the same refusal as any.
+            if status_of(error) == _PRECONDITION_FAILED:
+                raise self._why_not() from None
+            raise LoadError(f"{self.url} cannot be read: {told(error)}") from None
 
     def _why_not(self) -> Exception:
         """Return why the tag is another one: some stores say so of what is not there."""

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow_parallelrun.driver_errors import told
+from airflow_parallelrun.driver_errors import insist, told
 from airflow_parallelrun.engine.ignore_file import IGNORE_FILES, IgnoreFile
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
@@ -250,7 +250,7 @@ def _copy(url: str, place: Location, targets: Mapping[str, str]) -> None:
 
 def _ask(url: str, question: Callable[[], T]) -> T:
     try:
-        return question()
+        return insist(question, url)
     except (ParallelRunError, FileNotFoundError):
         raise
     except Exception as error:  # every store's driver raises errors of its own

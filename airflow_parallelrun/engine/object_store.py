@@ -8,19 +8,11 @@ import datetime
 import io
 import logging
 import posixpath
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_parallelrun.driver_errors import is_final, told
-from airflow_parallelrun.engine.objects import (
-    ABSENT,
-    BACKOFF_S,
-    TRIES,
-    objects_at,
-    patiently,
-)
+from airflow_parallelrun.engine.objects import ABSENT, objects_at, patiently
 from airflow_parallelrun.engine.store import Entry, Store
 from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.filesystems import is_remote
@@ -85,26 +77,13 @@ class ObjectStore(Store):
         It is one conditional request. Its reply may be lost, and the driver, or this, asks again: an object
         that is there and has our content is ours.
         """
-        key = self.key(name)
-        for attempt in range(TRIES):
-            try:
-                self.objects.write(key, data, ABSENT)
-            except FileExistsError:
-                pass
-            except FileNotFoundError:
-                raise self._no_container(name) from None
-            except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-                if is_final(error):
-                    raise StorageError(self.path(name), told(error)) from None
-                logger.warning("%s: %s; looking whether it was made", self.path(name), told(error))
-                time.sleep(BACKOFF_S * 2**attempt)
-            else:
-                return True
-            try:
-                return self.read(name) == data
-            except FileNotFoundError:
-                continue
-        raise StorageError(self.path(name), "cannot be made, and is not there")
+        try:
+            self._ask(name, lambda: self.objects.write(self.key(name), data, ABSENT))
+        except FileExistsError:
+            return self.read(name) == data
+        except FileNotFoundError:
+            raise self._no_container(name) from None
+        return True
 
     def put(self, name: str, *data: bytes | memoryview) -> None:
         """Write an object, replacing an older one of the same writer."""

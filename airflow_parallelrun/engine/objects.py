@@ -12,10 +12,9 @@ import datetime
 import io
 import logging
 import secrets
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from airflow_parallelrun.driver_errors import is_final, told
+from airflow_parallelrun.driver_errors import insist, told
 from airflow_parallelrun.exceptions import NotSupportedError, StorageError
 from airflow_parallelrun.filesystems import locate
 
@@ -28,17 +27,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A store that answers 503 or is not there for a moment is asked again after 0.5, 1, 2, 4 and 8 seconds.
-TRIES = 6
-BACKOFF_S = 0.5
-
 #: A condition of a write: nothing has that name.
 ABSENT = ""
 
 _SAS_HOURS = 24
 
 
-class CannotCopyError(Exception):
+class CannotCopyError(NotImplementedError):
     """A store, or these credentials, cannot copy a part from another object."""
 
 
@@ -176,7 +171,12 @@ class AzureObjects(Objects):
 
         try:
             return sync(self.fs.loop, ask)
-        except (ResourceExistsError, ResourceModifiedError) as error:
+        except ResourceModifiedError as error:
+            raise FileExistsError(path) from error
+        except ResourceExistsError as error:
+            # Its driver also makes this of any other conflict, which may be over in a moment.
+            if getattr(error, "error_code", None) != "BlobAlreadyExists":
+                raise
             raise FileExistsError(path) from error
         except ResourceNotFoundError as error:
             raise FileNotFoundError(path) from error
@@ -399,15 +399,9 @@ def patiently(url: str, question: Callable[[], T]) -> T:
     :raises FileExistsError: when a condition is not met
     :raises StorageError: when it does not answer however often it is asked
     """
-    for attempt in range(TRIES):
-        try:
-            return question()
-        except (FileNotFoundError, FileExistsError, CannotCopyError, StorageError):
-            raise
-        except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
-            why = told(error)
-            if attempt == TRIES - 1 or is_final(error):
-                raise StorageError(url, why) from None
-            logger.warning("%s: %s; asking again", url, why)
-            time.sleep(BACKOFF_S * 2**attempt)
-    raise AssertionError
+    try:
+        return insist(question, url)
+    except (FileNotFoundError, FileExistsError, CannotCopyError, StorageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - every driver raises errors of its own
+        raise StorageError(url, told(error)) from None

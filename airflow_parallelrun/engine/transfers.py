@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _Task = tuple["Callable[..., None]", tuple[Any, ...]]
 
 
-class Stopped(Exception):  # noqa: N818 - nothing is wrong
-    """Nobody wants it any more."""
+class Stopped(BaseException):
+    """Nobody wants it any more: nothing is wrong, and who takes errors of a store does not take this."""
 
 
 class Threads:

@@ -31,7 +31,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_parallelrun.exceptions import ConfigurationError, StorageError
 from airflow_parallelrun.store_files import Transfer, TransferStoppedError, download, in_threads
@@ -50,6 +50,16 @@ _POLL_S = 0.1
 _DATA, _STATE, _NEW, _LOCK = "data", "state.json", ".new", ".lock"
 # Of a name that is part of the name of a folder, which may have 255 bytes.
 _NAME_CHARACTERS = 100
+
+
+class _Wanted(NamedTuple):
+    """What :meth:`ModelCache.fetch` was asked for, and the name of its folder."""
+
+    key: str
+    model: RegisteredModel
+    fs: Any
+    sources: Mapping[str, str]
+    stop: threading.Event | None
 
 
 class ModelCache:
@@ -93,7 +103,7 @@ class ModelCache:
         with self._mutex:
             self._make_root()
             if key not in self._held or not self._is_good(key, model):
-                self._get(key, model, fs, sources, stop)
+                self._get(_Wanted(key, model, fs, sources, stop))
             os.utime(self._root / (key + _LOCK))
         return str(self._root / key / _DATA / model.files[0].path.partition("/")[0])
 
@@ -103,15 +113,9 @@ class ModelCache:
             os.close(fd)
         self._held.clear()
 
-    def _get(
-        self,
-        key: str,
-        model: RegisteredModel,
-        fs: Any,
-        sources: Mapping[str, str],
-        stop: threading.Event | None,
-    ) -> None:
+    def _get(self, wanted: _Wanted) -> None:
         """Have a version here, and hold it."""
+        key, model, _, _, stop = wanted
         if (mine := self._held.pop(key, None)) is not None:
             os.close(mine)
         fd = self._open(key + _LOCK)
@@ -124,20 +128,14 @@ class ModelCache:
                 fcntl.flock(fd, fcntl.LOCK_UN)
                 _lock(fd, fcntl.LOCK_EX, stop, f"{model.name}:{model.version} is in use")
                 if not self._is_good(key, model):
-                    self._download(key, model, fs, sources, stop)
+                    self._download(wanted)
         except BaseException:
             os.close(fd)
             raise
         self._held[key] = fd
 
-    def _download(
-        self,
-        key: str,
-        model: RegisteredModel,
-        fs: Any,
-        sources: Mapping[str, str],
-        stop: threading.Event | None,
-    ) -> None:
+    def _download(self, wanted: _Wanted) -> None:
+        key, model, fs, sources, stop = wanted
         new = self._root / (key + _NEW)
         _remove(self._root / key)
         _remove(new)

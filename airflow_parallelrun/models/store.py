@@ -12,7 +12,7 @@ import posixpath
 import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_parallelrun.driver_errors import told
+from airflow_parallelrun.driver_errors import insist, told
 from airflow_parallelrun.exceptions import (
     InvalidValueError,
     NotSupportedError,
@@ -136,7 +136,7 @@ class ModelStore:
             return version
 
     def _put(self, key: str, data: bytes) -> None:
-        self._fs.pipe_file(key, data)
+        insist(lambda: self._fs.pipe_file(key, data), key)
 
     def _give_up(self, url: str, folder: str) -> None:
         try:
@@ -156,7 +156,8 @@ class ModelStore:
     def _folders(self, name: str) -> list[str]:
         def listed() -> list[str]:
             try:
-                found = list_folder(self._fs, posixpath.join(self._base, name).rstrip("/"))
+                folder = posixpath.join(self._base, name).rstrip("/")
+                found = insist(lambda: list_folder(self._fs, folder), folder)
             except FileNotFoundError:
                 return []
             return sorted({entry.partition("/")[0] for entry in found})
@@ -165,7 +166,7 @@ class ModelStore:
 
     def _read(self, key: str) -> bytes | None:
         try:
-            return bytes(self._fs.cat_file(key))
+            return bytes(insist(lambda: self._fs.cat_file(key), key))
         except FileNotFoundError:
             return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from memory_shop import Shop, UnavailableError, opened
 
-from airflow_parallelrun.datasets import list_files, remote_file
+from airflow_parallelrun.datasets import list_files
 from airflow_parallelrun.datasets.remote_file import ReadAhead, RemoteFile
 from airflow_parallelrun.driver_errors import is_final, status_of
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
@@ -83,9 +83,8 @@ def test_ranges_of_what_was_listed(object_store: Any) -> None:
         empty.verify(was_read=False)
 
 
-def test_nothing_secret_is_in_an_error(object_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_secret_is_in_an_error(object_store: Any) -> None:
     file = listed(object_store.write("x", b"x"))
-    monkeypatch.setattr(remote_file, "BACKOFF_S", 0.0)
 
     def refuse(*_arguments: Any) -> bytes:
         raise UnavailableError(403, f"the key {object_store.secret} is not known")

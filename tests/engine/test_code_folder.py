@@ -196,6 +196,7 @@ def test_code_that_a_store_does_not_have(s3_store: ObjectStore, monkeypatch: pyt
         take(make_config(source_directory=f"{s3_store.url}/code"), ".")
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_store_that_cannot_be_asked_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {
         "key": "an-id",

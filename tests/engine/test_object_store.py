@@ -13,7 +13,7 @@ import pytest
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 from faulty_proxy import BUSY, CONFLICT, CUT, REPLY_LOST, proxied
 
-from airflow_parallelrun.engine import object_store as module
+from airflow_parallelrun import driver_errors
 from airflow_parallelrun.engine import objects
 from airflow_parallelrun.engine.object_store import ObjectStore, store_at
 from airflow_parallelrun.engine.store import Entry, Store
@@ -124,8 +124,7 @@ def through(
     object_store: storage_servers.ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
     """A run directory of which the requests go through a proxy; gives both."""
-    monkeypatch.setattr(objects, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(module, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(driver_errors, "BACKOFF_S", 0.01)
     opened: list[Any] = []
 
     def build(fate: Callable[[str, str], str | None]) -> tuple[Any, ObjectStore]:
@@ -189,9 +188,8 @@ def test_a_store_that_is_busy_is_asked_again(fate: str, through: Any) -> None:
 
 
 def test_a_store_that_stays_away_is_an_error(through: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "TRIES", 2)
-    monkeypatch.setattr(module, "TRIES", 2)
-    monkeypatch.setattr(objects, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(driver_errors, "TRIES", 2)
+    monkeypatch.setattr(driver_errors, "BACKOFF_S", 0.0)
     proxy, store = through(lambda method, path: None)
     policy = getattr(getattr(store._fs, "service_client", None), "_config", None)
     if policy is not None:

@@ -156,6 +156,7 @@ def test_what_has_changed_in_a_store_is_an_error(
         job.node()
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_store_that_does_not_answer_is_worth_a_retry(
     job: Job, s3_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

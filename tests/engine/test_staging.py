@@ -18,7 +18,8 @@ import pytest
 from engine.workbench import make_line, make_streak, wait_for
 from memory_shop import URL, UnavailableError, opened
 
-from airflow_parallelrun.datasets import FileDataset, TabularDataset, remote_file
+from airflow_parallelrun import driver_errors
+from airflow_parallelrun.datasets import FileDataset, TabularDataset
 from airflow_parallelrun.engine.finished import Finished
 from airflow_parallelrun.engine.plan import PlanItems
 from airflow_parallelrun.engine.portions import Portion
@@ -34,12 +35,6 @@ KILOBYTES_100 = 100_000
 def shop():
     with opened() as made:
         yield made
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    """No time between the tries of a request."""
-    monkeypatch.setattr(remote_file, "BACKOFF_S", 0.0)
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -168,7 +163,7 @@ def test_what_passes_is_asked_for_again(bench, shop):
     [
         (UnavailableError(403, "no key abc"), 1),
         (PermissionError("no"), 1),
-        (UnavailableError(503), remote_file.TRIES),
+        (UnavailableError(503), driver_errors.TRIES),
     ],
 )
 def test_an_item_that_cannot_be_read_is_told_and_the_others_are_there(bench, shop, answer, asked):

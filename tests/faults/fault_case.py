@@ -37,23 +37,22 @@ LIMIT_S = 180.0
 THAW_AFTER_S = 0.3
 
 FAST = {
-    "committer.INTERVAL_S": 0.05,
-    "committer.BACKOFF_S": 0.02,
-    "session.CONTROL_INTERVAL_S": 0.2,
-    "session.DEADLINE_INTERVAL_S": 0.1,
+    "engine.committer.INTERVAL_S": 0.05,
+    "engine.committer.BACKOFF_S": 0.02,
+    "engine.session.CONTROL_INTERVAL_S": 0.2,
+    "engine.session.DEADLINE_INTERVAL_S": 0.1,
 }
 # Of a run in an object store: what is committed, looked at and uploaded is small, and soon.
 FAST_OBJECTS = {
-    "committer.BACKOFF_S": 0.02,
-    "objects.BACKOFF_S": 0.02,
-    "object_store.BACKOFF_S": 0.02,
-    "committed_objects.SHORTEST_INTERVAL_S": 0.05,
-    "committed_objects.LONGEST_INTERVAL_S": 0.05,
-    "committed_objects._SHOWN_S": 0.1,
-    "session.OBJECTS_INTERVAL_S": 0.2,
-    "session.DEADLINE_INTERVAL_S": 0.1,
-    "workplace._UPLOAD_INTERVAL_S": 0.3,
-    "object_writer.PART_BYTES": 1000,
+    "engine.committer.BACKOFF_S": 0.02,
+    "driver_errors.BACKOFF_S": 0.02,
+    "engine.committed_objects.SHORTEST_INTERVAL_S": 0.05,
+    "engine.committed_objects.LONGEST_INTERVAL_S": 0.05,
+    "engine.committed_objects._SHOWN_S": 0.1,
+    "engine.session.OBJECTS_INTERVAL_S": 0.2,
+    "engine.session.DEADLINE_INTERVAL_S": 0.1,
+    "engine.workplace._UPLOAD_INTERVAL_S": 0.3,
+    "engine.object_writer.PART_BYTES": 1000,
 }
 
 

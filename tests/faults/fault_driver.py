@@ -77,12 +77,12 @@ def install_in_objects(faults: faulty_os.Faults) -> None:
 
 
 def hurry(intervals: dict[str, float]) -> None:
-    """Set the engine's intervals: ``{"module.NAME": seconds}``."""
+    """Set intervals: ``{"package.module.NAME": seconds}``, below airflow_parallelrun."""
     for name, seconds in intervals.items():
-        module, _, constant = name.partition(".")
-        target = importlib.import_module(f"airflow_parallelrun.engine.{module}")
+        module, _, constant = name.rpartition(".")
+        target = importlib.import_module(f"airflow_parallelrun.{module}")
         if not hasattr(target, constant):
-            raise AttributeError(f"the engine has no {name} any more")
+            raise AttributeError(f"there is no {name} any more")
         setattr(target, constant, seconds)
 
 

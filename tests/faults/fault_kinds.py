@@ -62,7 +62,7 @@ def base(rng: random.Random, **values: Any) -> Scenario:
     """A run of varied shape."""
     intervals = dict(FAST)
     if rng.random() < 0.2:
-        del intervals["committer.INTERVAL_S"]  # the product's own: everything hangs on one late commit
+        del intervals["engine.committer.INTERVAL_S"]  # the product's own: everything hangs on one late commit
     scenario = Scenario(
         config={"start_method": "fork"} if rng.random() < 0.3 else {},
         items=rng.randint(16, 40),

@@ -36,8 +36,8 @@ def base(rng: random.Random, **values: Any) -> Scenario:
     """A run of varied shape in a store; commits are small there, so that there are several."""
     scenario = fault_kinds.base(rng, intervals=dict(FAST_OBJECTS), pause_s=0.01)
     if rng.random() < 0.2:  # the product's own: everything hangs on one late commit
-        del scenario.intervals["committed_objects.SHORTEST_INTERVAL_S"]
-        del scenario.intervals["committed_objects.LONGEST_INTERVAL_S"]
+        del scenario.intervals["engine.committed_objects.SHORTEST_INTERVAL_S"]
+        del scenario.intervals["engine.committed_objects.LONGEST_INTERVAL_S"]
     for name, value in values.items():
         setattr(scenario, name, scenario.config | value if name == "config" else value)
     return scenario
