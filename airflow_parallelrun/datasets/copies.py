@@ -12,8 +12,8 @@ import contextlib
 import os
 import threading
 from bisect import bisect_right
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from airflow_parallelrun.worker.conditions import columns_of
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
@@ -22,6 +22,7 @@ from airflow_parallelrun.worker.records import TextFile, is_stream
 from airflow_parallelrun.worker.spool import is_url
 
 from .listing import ListedFile
+from .parquet_footer import Footer, footer_of
 from .remote_file import RemoteFile
 
 if TYPE_CHECKING:
@@ -37,11 +38,6 @@ PIECE_BYTES = 1 << 22
 _LINE_BYTES = 1 << 12
 # Where a line is longer, so much more is asked for, then twice as much.
 _MORE_BYTES = 1 << 16
-# Most footers of Parquet files are shorter, and come with one request then.
-_FOOTER_BYTES = 1 << 16
-_MAGIC = b"PAR1"
-# Some writers tell lengths of column chunks that are short by so much, and pyarrow reads on.
-_CHUNK_PADDING = 100
 # A gap between two ranges that is not worth a request of its own.
 _GAP_BYTES = 1 << 15
 # Of so many files headers and footers are kept: mini-batches come file by file.
@@ -179,14 +175,15 @@ class RowGroup(Copy):
 
     def look(self) -> None:
         """Read the footer."""
-        footer: _Footer = self._footers.get(self.file.url, lambda: _read_footer(self.file))
+        footer: Footer = self._footers.get(self.file.url, lambda: footer_of(self.file))
         self._footer = footer
         self._group = bisect_right(footer.starts, self._first) - 1
         self.key = (self.file.url, *self._wanted, self._group)
 
     def ranges(self) -> list[Range]:
         """See :class:`Copy`."""
-        return list(_pieces(self._footer.ranges(self._group, self._wanted, self.file.size)))
+        chunks = self._footer.ranges(self._group, self._wanted, self.file.size)
+        return list(_pieces(_joined(chunks, _GAP_BYTES)))
 
     @property
     def size(self) -> int:
@@ -323,77 +320,6 @@ class _Recorded:
         if at < end:
             missing.append((at, end))
         return missing
-
-
-class _Footer(NamedTuple):
-    """What a Parquet file says of itself.
-
-    :param data: the footer, up to the end of the file
-    :param starts: the first row of each row group
-    :param chunks: of each row group the column chunks: a column's path in the schema, and where they are
-    """
-
-    data: bytes
-    starts: list[int]
-    chunks: list[list[tuple[str, int, int]]]
-
-    def ranges(self, group: int, wanted: Iterable[str], size: int) -> list[Range]:
-        """Return where some columns of a row group are."""
-        # Of a column of structures or lists the chunks are named by its name, a dot, and more.
-        prefixes = tuple(f"{name}." for name in wanted)
-        names = {*wanted}
-        found = [
-            (start, min(end + _CHUNK_PADDING, size))
-            for name, start, end in self.chunks[group]
-            if name in names or name.startswith(prefixes)
-        ]
-        return _joined(found, _GAP_BYTES)
-
-
-def _read_footer(file: RemoteFile) -> _Footer:
-    try:
-        return _parsed_footer(file, read_footer(file))
-    except LoadError:
-        file.verify()  # a file that has changed is not damaged
-        raise
-
-
-def read_footer(file: RemoteFile) -> bytes:
-    """Return the footer of a Parquet file, up to the end of the file.
-
-    :raises InputChangedError: when it is not what was listed
-    :raises LoadError: when it is no Parquet file, or cannot be read
-    """
-    size = file.size
-    data = file.read(max(0, size - _FOOTER_BYTES), size)
-    if len(data) < 3 * len(_MAGIC) or not data.endswith(_MAGIC):
-        raise LoadError(f"{file.url} is not a Parquet file: it does not end as one")
-    length = int.from_bytes(data[-8:-4], "little") + 8
-    if length > size:
-        raise LoadError(f"{file.url} is not a Parquet file: its footer would be longer than the file")
-    if length > len(data):
-        data = file.read(size - length, size - len(data)) + data
-    return data[-length:]
-
-
-def _parsed_footer(file: RemoteFile, data: bytes) -> _Footer:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        metadata = parquet.read_metadata(pyarrow.BufferReader(data))
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        chunks = [[_chunk(group.column(place)) for place in range(group.num_columns)] for group in groups]
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise LoadError(f"{file.url} is not a Parquet file that can be read: {error}") from error
-    return _Footer(data, list(accumulate((group.num_rows for group in groups), initial=0)), chunks)
-
-
-def _chunk(column: Any) -> tuple[str, int, int]:
-    start: int = column.data_page_offset
-    if column.dictionary_page_offset:
-        start = min(start, column.dictionary_page_offset)
-    return column.path_in_schema, start, start + column.total_compressed_size
 
 
 def _pieces(ranges: Iterable[Range]) -> Iterable[Range]:

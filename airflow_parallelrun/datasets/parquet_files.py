@@ -18,8 +18,8 @@ from airflow_parallelrun.filesystems import is_remote
 from airflow_parallelrun.worker.conditions import as_arrow, columns_of, leaves
 from airflow_parallelrun.worker.errors import InputChangedError, LoadError
 
-from .copies import read_footer
 from .listing import FilePart
+from .parquet_footer import read_footer
 from .remote_file import ReadAhead, RemoteFile
 
 if TYPE_CHECKING:

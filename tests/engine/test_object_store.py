@@ -35,7 +35,7 @@ def store(object_store: storage_servers.ObjectStore) -> ObjectStore:
     return found
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.long)])
 def test_of_many_writers_exactly_one_wins_each_name(count: int, store: ObjectStore) -> None:
     won: list[list[int]] = [[] for _ in range(WRITERS)]
     barrier = threading.Barrier(WRITERS)
