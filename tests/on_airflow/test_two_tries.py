@@ -286,18 +286,22 @@ def test_a_frozen_node_that_commits_behind_the_seal_changes_nothing(struck: dict
     run, family = case.run, case.families[0]
     run.ends_as("success")
     assert run.lines("0-1") == case.committed[0]
-    published = run.result(), run.rows(), run.calls()
+    published, called = (run.result(), run.rows()), run.calls()
     family.thaw()
     assert STOPPED_FOR_SUCCESSOR in run.end("0-1")["message"]
     eventually(family.node_is_gone, "the task's process has ended")
     # What it had in hand when it was frozen: another round's seal has these lines, too.
     assert len(run.lines("0-1")) > len(case.committed[0])
-    assert (run.result(), run.rows(), run.calls()) == published
+    assert (run.result(), run.rows()) == published
+    # Until the node stopped them its processes may have begun what waited in front of them.
+    calls = run.calls()
+    begun = calls - called
+    assert begun.total() <= PROCESSES
     assert run.tries() == [2, 1]
     for tasks in ("predict.reduce", "predict.run"):
         run.clear(tasks, downstream=tasks == "predict.run")
-        run.is_whole(case.in_flight)
-        assert run.calls() == published[2]
+        run.is_whole(case.in_flight | set(begun))
+        assert run.calls() == calls
 
 
 def test_a_scheduler_that_is_restarted_at_once_leaves_its_tasks_alone(impatient: Workspace) -> None:
