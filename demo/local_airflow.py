@@ -36,6 +36,9 @@ _COMPONENTS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
 }
+# A component that gives up on a locked database ends itself. The API server does not: it answers 500 after
+# SQLite's 5 s, and has to, since it may be waiting for itself (airflow_client.py says how).
+_DATABASE_PATIENCE_S = {"scheduler": 60, "dag-processor": 60}
 # As the health page calls them.
 _HEARTBEATS = {"scheduler": "scheduler", "dag-processor": "dag_processor"}
 
@@ -186,9 +189,12 @@ class LocalAirflow:
         self._replaced_handlers.clear()
         return was_running
 
-    def environment(self) -> dict[str, str]:
-        """Return the complete environment of the components; it is all of Airflow's configuration."""
+    def environment(self, component: str = "") -> dict[str, str]:
+        """Return all the environment of a component or a command; it is Airflow's whole configuration."""
         keys = self._secrets()
+        database = f"sqlite:///{self.home / 'airflow.db'}"
+        if component in _DATABASE_PATIENCE_S:
+            database += f"?timeout={_DATABASE_PATIENCE_S[component]}"
         settings: dict[str, dict[str, object]] = {
             "api": {
                 "base_url": self.url,
@@ -216,7 +222,7 @@ class LocalAirflow:
                 "parsing_processes": 1,
                 "refresh_interval": 5,
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}"},
+            "database": {"sql_alchemy_conn": database},
             "logging": {"base_log_folder": self.home / "logs" / "tasks", "colored_console_log": False},
             "scheduler": {"scheduler_heartbeat_sec": 1, "scheduler_idle_sleep_time": 0.1},
             "usage_data_collection": {"enabled": False},
@@ -248,7 +254,7 @@ class LocalAirflow:
 
     def _start_component(self, name: str, *, again: bool = False) -> None:
         argv = [sys.executable, "-m", "airflow", *_COMPONENTS[name]]
-        self._components.start(name, argv, self.environment(), self.home, again=again)
+        self._components.start(name, argv, self.environment(name), self.home, again=again)
 
     def _healthy(self, since: datetime, components: Iterable[str]) -> bool:
         """Tell whether the API server answers, and these components have told it since that they live."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sqlalchemy import create_engine
 
 from demo.airflow_client import AirflowApiError
 from demo.components import Component, Components
@@ -146,6 +147,17 @@ def test_a_component_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(LocalAirflowError, match=r"(?s)NoSuchExecutor.*The full log is"):
         airflow.start()
     assert not airflow.is_running()
+
+
+def test_who_waits_for_the_database_and_how_long(tmp_path: Path) -> None:
+    airflow = LocalAirflow(tmp_path / "home", tmp_path / "dags")
+    (tmp_path / "home").mkdir()
+    waits_ms = {}
+    for component in ("api-server", "scheduler", "dag-processor"):
+        engine = create_engine(airflow.environment(component)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+        with engine.connect() as connection:
+            waits_ms[component] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    assert waits_ms == {"api-server": 5_000, "scheduler": 60_000, "dag-processor": 60_000}
 
 
 def _kill_and_restart(airflow: LocalAirflow) -> None:

@@ -64,7 +64,8 @@ class Workspace:
 
     @property
     def client(self) -> AirflowClient:
-        """The REST client."""
+        """The REST client, while all of Airflow runs: nothing shall wait for what has ended."""
+        self.airflow.check_alive()
         return self.airflow.client
 
     def run(self, dag_id: str, conf: dict[str, Any] | None = None, *flags: str) -> DagRun:
