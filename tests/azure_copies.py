@@ -8,7 +8,6 @@ does not prove that Azure takes the request as it is signed.
 from __future__ import annotations
 
 import datetime
-import http.client
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
@@ -21,7 +20,7 @@ from demo.azurite import ACCOUNT, ACCOUNT_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_Reply = tuple[int, list[tuple[str, str]], bytes]
+    from faulty_proxy import Reply
 
 
 @contextmanager
@@ -35,30 +34,20 @@ def copying(endpoint: str) -> Iterator[Proxy]:
 
 
 class _Handler(Handler):
-    def ask(self, body: bytes) -> _Reply:
+    def ask(self, body: bytes) -> Reply:
         source = self.headers.get("x-ms-copy-source")
         if source is None:
             return super().ask(body)
         parts = urlsplit(source)
-        status, headers, data = self._request(
-            "GET", f"{parts.path}?{parts.query}", b"", {"x-ms-range": self.headers["x-ms-source-range"]}
-        )
+        version = {"x-ms-version": self.headers["x-ms-version"]}
+        part = {**version, "x-ms-range": self.headers["x-ms-source-range"]}
+        status, headers, data = self.forward("GET", f"{parts.path}?{parts.query}", b"", part)
         if status != 206:
             return status, headers, data
         blob = urlsplit(self.path)
         block = quote(parse_qs(blob.query)["blockid"][0], safe="")
-        return self._request(
-            "PUT", f"{blob.path}?comp=block&blockid={block}&{_signature(blob.path)}", data, {}
-        )
-
-    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> _Reply:
-        upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
-        try:
-            upstream.request(method, path, body, {**headers, "x-ms-version": self.headers["x-ms-version"]})
-            reply = upstream.getresponse()
-            return reply.status, reply.getheaders(), reply.read()
-        finally:
-            upstream.close()
+        target = f"{blob.path}?comp=block&blockid={block}&{_signature(blob.path)}"
+        return self.forward("PUT", target, data, version)
 
 
 def _signature(path: str) -> str:

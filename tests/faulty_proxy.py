@@ -20,6 +20,9 @@ BUSY, CONFLICT, CUT, REPLY_LOST = "busy", "conflict", "cut", "reply lost"
 
 _CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>Try again.</Message></Error>"
 
+# Status, headers, content.
+Reply = tuple[int, list[tuple[str, str]], bytes]
+
 _OF_A_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 
@@ -107,13 +110,17 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
 
-    def ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Return the server's reply: status, headers, content."""
+    def ask(self, body: bytes) -> Reply:
+        """Return the server's reply to this request."""
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_A_HOP}
+        headers["Content-Length"] = str(len(body))
+        return self.forward(self.command, self.path, body, headers)
+
+    def forward(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
+        """Return the server's reply to any request."""
         upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_A_HOP}
-            headers["Content-Length"] = str(len(body))
-            upstream.request(self.command, self.path, body, headers)
+            upstream.request(method, path, body, headers)
             reply = upstream.getresponse()
             return reply.status, reply.getheaders(), reply.read()
         finally:
