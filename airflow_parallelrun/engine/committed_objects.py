@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.journal import Extent, Streak, parse
-from airflow_parallelrun.worker import page
 from airflow_parallelrun.worker.items import pread
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from airflow_parallelrun.engine.mirror import Mirror
     from airflow_parallelrun.engine.names import Attempt
     from airflow_parallelrun.engine.object_store import ObjectStore
-    from airflow_parallelrun.engine.pool import Process
     from airflow_parallelrun.engine.store import Store
 
 # An object of rows has no more than this but for the last mini-batch in it; and so much is committed at once.
@@ -29,9 +27,6 @@ SEGMENT_BYTES = 64 << 20
 # A short run shows what it has done, and a long one does not leave thousands of objects an hour.
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S = 2.0, 30.0
 INTERVALS = 20
-
-# What runs for longer than this is shown to the others, so that what kills a machine is known again.
-_SHOWN_S = 5.0
 
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
@@ -124,37 +119,6 @@ class ObjectJournal:
                     _punch(fd, offset, length)
                 finally:
                     os.close(fd)
-
-
-class LongRuns:
-    """Shows which mini-batches have been running for long: if the machine dies, they may have killed it.
-
-    :param store: the run directory
-    :param attempt: whose processes they are
-    """
-
-    def __init__(self, store: Store, attempt: Attempt) -> None:
-        self._store = store
-        self._attempt = attempt
-        self._shown: dict[int, int] = {}
-
-    def show(self, processes: Iterable[Process], now_ns: int) -> None:
-        """Show what has been running for long, and no longer what is over.
-
-        :param now_ns: the monotonic clock
-        """
-        alive = {process.number: process for process in processes}
-        for number in [*self._shown, *alive]:
-            process = alive.get(number)
-            state = process.page.read() if process is not None else None
-            feed = -1
-            if state is not None and state.feed >= 0 and now_ns - state.start_ns > _SHOWN_S * 1e9:
-                feed = state.feed
-            if feed == self._shown.get(number, -1):
-                continue
-            content = bytes(page.SIZE) if feed < 0 or process is None else process.page.content()
-            self._store.put(f"{names.PAGES}/{self._attempt}-{number}", content)
-            self._shown[number] = feed
 
 
 def _groups(entries: Iterable[Line | Streak]) -> Iterator[list[Line | Streak]]:

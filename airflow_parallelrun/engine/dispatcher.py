@@ -68,13 +68,21 @@ class Dispatcher:
     :param items: the plan's items
     :param ask: takes a worker's question: its subject, its arguments, and what to call with the answer; tells
         whether it has done so already
+    :param before_alone: called before a mini-batch runs alone, with the process that is to run it
     """
 
-    def __init__(self, plan: Plan, items: PlanItems, ask: Ask) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        items: PlanItems,
+        ask: Ask,
+        before_alone: Callable[[Process, Portion], None] | None = None,
+    ) -> None:
         config = plan.config
         self._plan = plan
         self._items = items
         self._ask = ask
+        self._before_alone = before_alone
         overhead = "OverheadTimeout", config.task_overhead_timeout, "task_overhead_timeout"
         self._deadlines = {
             page.INIT: _Deadline("InitTimeout", config.init_timeout_s, "init_timeout", "init()"),
@@ -124,9 +132,9 @@ class Dispatcher:
         """Queue new mini-batches."""
         self._queue.add(portions)
 
-    def go_on(self, line: Line) -> None:
+    def go_on(self, line: Line, alone: bool = False) -> None:
         """Queue what has not succeeded of a mini-batch that was bisected; see :meth:`Tries.go_on`."""
-        self._tries.go_on(line)
+        self._tries.go_on(line, alone)
 
     def take_finished(self) -> list[Finished]:
         """Return what has been finished since the last call."""
@@ -143,6 +151,9 @@ class Dispatcher:
             for process in self.processes
             if process.ready and not process.stopping and not self._is_doomed(process)
         ]
+        if self._queue.alone or any(process.in_flight.alone for process in self.processes):
+            self._feed_alone(ready)
+            return
         for process in ready:
             window = self._window(process)
             if last:
@@ -152,6 +163,16 @@ class Dispatcher:
         if last and not self._queue and any(not process.in_flight for process in ready):
             for process in ready:
                 self._queue.add(process.revoke())
+
+    def _feed_alone(self, ready: list[Process]) -> None:
+        """Run what is to run alone, as soon as nothing else runs."""
+        for process in ready:
+            self._queue.add(process.revoke(), first=True)
+        if ready and self._queue.alone and not any(process.in_flight for process in self.processes):
+            portions = self._queue.take(1)
+            if self._before_alone is not None:
+                self._before_alone(ready[0], portions[0])
+            ready[0].feed(portions)
 
     def receive(self, process: Process) -> bool:
         """Take a process's messages.

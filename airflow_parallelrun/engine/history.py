@@ -12,6 +12,7 @@ from airflow_parallelrun.engine.amendment import in_force
 from airflow_parallelrun.engine.finished import Tally
 from airflow_parallelrun.engine.journal import read_journal
 from airflow_parallelrun.engine.ledger import SHORT, SUCCEEDED, Ledger
+from airflow_parallelrun.engine.long_runs import is_shown_by_all
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.rounds import Seal, attempts, journals, make_durable
 from airflow_parallelrun.worker import page
@@ -31,7 +32,10 @@ class History:
     :param finished: one byte for each mini-batch; 1 means that this node leaves it alone
     :param total: mini-batches that this round has to do
     :param tally: what earlier attempts of this node did in this round
-    :param deaths: how often each mini-batch was running when a process of this node died with its node
+    :param lost: earlier attempts of this node in this round that ended without a word
+    :param deaths: in how many of them each mini-batch is known to have been running
+    :param unseen: mini-batches that the first of them may have been running unseen, since it shows only what
+        has been running for long: those that were seen in a later one, and had not been when they were
     :param partial: the line that counts for each mini-batch of which some items have succeeded and others are
         to be run again; only of those that were bisected, whose line has parts
     """
@@ -39,8 +43,14 @@ class History:
     finished: bytearray
     total: int
     tally: Tally = field(default_factory=Tally)
+    lost: set[Attempt] = field(default_factory=set)
     deaths: Counter[int] = field(default_factory=Counter)
+    unseen: set[int] = field(default_factory=set)
     partial: dict[int, Line] = field(default_factory=dict)
+
+    def suspicion(self, ordinal: int) -> int:
+        """Return in how many lost attempts a mini-batch was running, or may have been."""
+        return self.deaths[ordinal] + (ordinal in self.unseen)
 
     def chunks(self, plan: Plan) -> list[int]:
         """Return the chunks that have something left to do."""
@@ -102,17 +112,28 @@ def _read_own_journals(plan: Plan, started: Started, history: History) -> None:
 
 def _read_own_pages(plan: Plan, started: Started, history: History) -> None:
     ended = {Attempt.parse(name) for name in plan.store.names(names.ENDS)}
-    lost = {
+    history.lost = {
         attempt
         for attempt, round_ in attempts(plan.store).items()
         if attempt.node == started.attempt.node and attempt != started.attempt and round_ == started.round
     } - ended
+    seen: dict[int, dict[Attempt, bool]] = {}
     for name in plan.store.names(names.PAGES):
-        if Attempt.parse(name) not in lost:
+        attempt = Attempt.parse(name)
+        if attempt not in history.lost:
             continue
         with plan.store.open(f"{names.PAGES}/{name}") as file:
             content = file.read(page.SIZE)
         if len(content) == page.SIZE:
             state = page.last_state(content)
             if state.phase in (page.LOAD, page.RUN, page.WRITE):
-                history.deaths[state.ordinal] += 1
+                seen.setdefault(state.ordinal, {})[attempt] = is_shown_by_all(content)
+    history.deaths.update({ordinal: len(sightings) for ordinal, sightings in seen.items()})
+    if not plan.store.is_local:
+        # The first time that it was seen tells, however long it ran later.
+        first = {ordinal: min(sightings.items()) for ordinal, sightings in seen.items()}
+        history.unseen = {
+            ordinal
+            for ordinal, (attempt, by_all) in first.items()
+            if attempt != min(history.lost) and not by_all
+        }

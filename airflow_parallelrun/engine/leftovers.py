@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from airflow_parallelrun.engine import names
 from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.engine.store import TEMPORARY
+from airflow_parallelrun.exceptions import StorageError
 from airflow_parallelrun.worker import guardian
 
 if TYPE_CHECKING:
@@ -28,8 +29,12 @@ def make_folder(token: str) -> str:
     """Make a temporary folder for an attempt.
 
     :param token: the attempt's
+    :raises StorageError: when it cannot be made
     """
-    return tempfile.mkdtemp(prefix=_prefix(token))
+    try:
+        return tempfile.mkdtemp(prefix=_prefix(token))
+    except OSError as error:
+        raise StorageError(error.filename or "the temporary folder", error.strerror or str(error)) from error
 
 
 def remove_leftovers(store: Store, attempt: Attempt) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,17 +13,19 @@ from airflow_parallelrun.engine.background_log import background_log
 from airflow_parallelrun.engine.periodic import Periodic
 from airflow_parallelrun.engine.plan import node_log, read_plan
 from airflow_parallelrun.engine.progress import Progress
-from airflow_parallelrun.engine.rounds import start_attempt
+from airflow_parallelrun.engine.rounds import end_attempt, start_attempt
 from airflow_parallelrun.engine.session import Session
 from airflow_parallelrun.engine.wakeup import Wakeup
 from airflow_parallelrun.engine.workplace import LogFolder
-from airflow_parallelrun.exceptions import InterruptedRunError
+from airflow_parallelrun.exceptions import InterruptedRunError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from airflow_parallelrun.engine.plan import Plan
     from airflow_parallelrun.engine.rounds import Started
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Node", "NodeResult", "Progress"]
 
@@ -80,12 +84,13 @@ class Node:
         plan = read_plan(self._run_dir)
         with LogFolder(plan, lambda: self._wakeup.stop_requested) as logs, background_log() as log:
             started = start_attempt(plan.store, self._index)
-            logs.open(started.token)
-            log.name(node_log(logs.root, str(started.attempt)))
-            return self._run(plan, started, logs.root)
+            with _failing(plan, started):
+                logs.open(started.token)
+                log.name(node_log(logs.root, str(started.attempt)))
+                session = Session(amended(plan, started.round), started, self._wakeup, logs.root)
+            return self._work(session)
 
-    def _run(self, plan: Plan, started: Started, logs: str) -> NodeResult:
-        session = Session(amended(plan, started.round), started, self._wakeup, logs)
+    def _work(self, session: Session) -> NodeResult:
         reporter = None
         if report := self._on_progress:
             reporter = Periodic("progress", lambda: report(session.progress()), self._progress_interval_s)
@@ -101,3 +106,18 @@ class Node:
             if reporter:
                 reporter.close()
         return NodeResult(session.outcome, session.message, session.progress())
+
+
+@contextlib.contextmanager
+def _failing(plan: Plan, started: Started) -> Iterator[None]:
+    """Write down why an attempt could not begin."""
+    try:
+        yield
+    except Exception as error:
+        attempt = started.attempt
+        logger.info("node %s failed: %s", attempt, error)
+        nothing = Progress(attempt.node, attempt.k, "failed", 0, 0, 0, 0, 0, 0.0, 0, None)
+        # Where that cannot be written either, the error is the one to tell.
+        with contextlib.suppress(StorageError):
+            end_attempt(plan.store, started, str(error), nothing, run_seconds=0.0, processes_started=0)
+        raise

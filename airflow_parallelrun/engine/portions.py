@@ -27,6 +27,7 @@ class Portion(NamedTuple):
     :param bisection: what this is a part of; None for whole mini-batches
     :param first: of a part, the first item's place in the mini-batch
     :param items: of a part, how many items
+    :param alone: whether nothing else runs on the node meanwhile; only of a single mini-batch
     """
 
     ordinal: int
@@ -36,6 +37,7 @@ class Portion(NamedTuple):
     bisection: Bisection | None = None
     first: int = 0
     items: int = 0
+    alone: bool = False
 
     @property
     def message(self) -> list[int]:
@@ -58,6 +60,8 @@ class PortionQueue:
 
     def __init__(self) -> None:
         self._portions: deque[Portion] = deque()
+        # Those that are to run alone come before all others.
+        self._alone: deque[Portion] = deque()
         self._length = 0
 
     def __len__(self) -> int:
@@ -66,19 +70,26 @@ class PortionQueue:
 
     def __iter__(self) -> Iterator[Portion]:
         """Yield them in order."""
-        return iter(self._portions)
+        yield from self._alone
+        yield from self._portions
+
+    @property
+    def alone(self) -> bool:
+        """Whether the next one is to run alone."""
+        return bool(self._alone)
 
     def add(self, portions: Iterable[Portion], first: bool = False) -> None:
         """Add portions in their order, at the end or before all others."""
-        added = list(portions)
-        self._length += sum(portion.length for portion in added)
-        if first:
-            self._portions.extendleft(reversed(added))
-        else:
-            self._portions.extend(added)
+        for portion in reversed(list(portions)) if first else portions:
+            self._length += portion.length
+            queue = self._alone if portion.alone else self._portions
+            (queue.appendleft if first else queue.append)(portion)
 
     def take(self, count: int) -> list[Portion]:
-        """Take so many mini-batches from the front, or all if they are fewer."""
+        """Take so many mini-batches from the front, or all if they are fewer; one if it is to run alone."""
+        if self._alone:
+            self._length -= 1
+            return [self._alone.popleft()]
         taken: list[Portion] = []
         while count and self._portions:
             portion = self._portions.popleft()
@@ -108,6 +119,11 @@ class InFlight:
         """Yield their feed numbers."""
         for feed, portion in self._portions:
             yield from range(feed, feed + portion.length)
+
+    @property
+    def alone(self) -> bool:
+        """Whether what the process has is to run alone."""
+        return bool(self._portions) and self._portions[0][1].alone
 
     def add(self, portion: Portion) -> int:
         """Add a portion, and return the feed number of its first mini-batch."""

@@ -24,6 +24,7 @@ from airflow_parallelrun.engine.names import Attempt
 from airflow_parallelrun.exceptions import StorageError
 
 if TYPE_CHECKING:
+    from airflow_parallelrun.engine.progress import Progress
     from airflow_parallelrun.engine.store import Store
 
 FORMAT_VERSION = 1
@@ -94,6 +95,24 @@ def start_attempt(store: Store, node: int) -> Started:
         # A seal that was set meanwhile has closed the round under us: work in it would count for nothing.
         if sealed_rounds(store) == round_:
             return Started(attempt, round_, token)
+
+
+def end_attempt(store: Store, started: Started, message: str, progress: Progress, **figures: float) -> None:
+    """Write down how an attempt ended.
+
+    :param message: in words
+    :param progress: its last one; its state is the outcome
+    :param figures: what else is to be known of it
+    """
+    record = {
+        "format_version": FORMAT_VERSION,
+        "round": started.round,
+        "outcome": progress.state,
+        "message": message,
+        **figures,
+        **progress.to_dict(),
+    }
+    store.put(f"{names.ENDS}/{started.attempt}", json.dumps(record).encode())
 
 
 def list_attempts(store: Store) -> list[Attempt]:

@@ -8,18 +8,14 @@ waits for none of the others.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import selectors
-import tempfile
+import shutil
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from airflow_parallelrun.engine import budget, names
-from airflow_parallelrun.engine.budget import Failures
-from airflow_parallelrun.engine.committed_objects import LongRuns
 from airflow_parallelrun.engine.committer import Committer
 from airflow_parallelrun.engine.control import Control
 from airflow_parallelrun.engine.dispatcher import Dispatcher
@@ -28,18 +24,20 @@ from airflow_parallelrun.engine.guarding import Guardian
 from airflow_parallelrun.engine.history import read_history
 from airflow_parallelrun.engine.intake import Intake
 from airflow_parallelrun.engine.journals import open_journal
+from airflow_parallelrun.engine.judge import Judge
 from airflow_parallelrun.engine.launcher import Launcher
 from airflow_parallelrun.engine.leftovers import make_folder, remove_leftovers
 from airflow_parallelrun.engine.log_forwarder import LogForwarder
+from airflow_parallelrun.engine.long_runs import LongRuns
 from airflow_parallelrun.engine.plan import Plan, PlanItems
 from airflow_parallelrun.engine.pool import Process, end_all
 from airflow_parallelrun.engine.progress import Progress
 from airflow_parallelrun.engine.provisions import Provisions
 from airflow_parallelrun.engine.questions import Questions
 from airflow_parallelrun.engine.resources import ResourceMonitor
+from airflow_parallelrun.engine.rounds import end_attempt
 from airflow_parallelrun.engine.snapshot import unpack
 from airflow_parallelrun.engine.staging import NoStaging, Staging, spool_folder, staged_inputs
-from airflow_parallelrun.engine.stall import StallWatch
 from airflow_parallelrun.engine.workplace import Workplace
 from airflow_parallelrun.exceptions import EntryScriptInitError, InterruptedRunError, StorageError
 
@@ -94,10 +92,16 @@ class Session:
         self._state = "starting"
         self._superseded = False
         self.outcome, self.message = "finished", ""
-        try:
-            self._place = Workplace.of(plan, make_folder(started.token), logs)
-        except OSError as error:
-            raise StorageError(tempfile.gettempdir(), error.strerror or str(error)) from error
+        with ExitStack() as opened:
+            self._make_parts(opened, logs)
+            self._open(opened)
+            self._opened = opened.pop_all()
+
+    def _make_parts(self, opened: ExitStack, logs: str) -> None:
+        plan, started, wakeup = self._plan, self._started, self._wakeup
+        folder = make_folder(started.token)
+        opened.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._place = Workplace.of(plan, folder, logs)
         spool = spool_folder(self._place.folder) if staged_inputs(plan) else None
         self._items = PlanItems(plan, files=self._place.item_files, spool=spool)
         self._staging = NoStaging()
@@ -105,16 +109,16 @@ class Session:
         self._control = Control(self._store, self._started)
         self._questions = Questions(plan, wakeup.wake)
         self._provisions = Provisions(plan, self._place.folder, wakeup.wake)
-        self._dispatcher = Dispatcher(plan, self._items, self._questions.ask)
+        self._long_runs = announce = None
+        if not self._store.is_local:
+            self._long_runs = LongRuns(self._store, started.attempt, bool(self._history.lost))
+            announce = self._long_runs.announce
+        self._dispatcher = Dispatcher(plan, self._items, self._questions.ask, announce)
         self._process_limit = plan.config.processes_per_node
         self._next_look = self._next_deadlines = 0.0
         self._others: Sighting | None = None
-        self._long_runs = None if self._store.is_local else LongRuns(self._store, started.attempt)
-        self._stall = StallWatch(plan)
+        self._judge = Judge(plan, self._dispatcher)
         self._finished = 0
-        with ExitStack() as opened:
-            self._open(opened)
-            self._opened = opened.pop_all()
 
     def _open(self, opened: ExitStack) -> None:
         attempt = self._started.attempt
@@ -185,7 +189,7 @@ class Session:
             self._wait()
             self._look()
             self._collect()
-            self._judge()
+            self._keep_limits()
             if self.outcome == "aborted":
                 break
             self._claim()
@@ -211,7 +215,14 @@ class Session:
             if not self._superseded:
                 self._commit(hurry=True)
                 self._committer.flush(STOP_FLUSH_S if self._wakeup.stop_requested else None)
-            self._store.put(f"{names.ENDS}/{self._started.attempt}", self._end_record(outcome, message))
+            end_attempt(
+                self._store,
+                self._started,
+                message,
+                self.progress(),
+                run_seconds=round(self._own.run_seconds, 3),
+                processes_started=self._launcher.count,
+            )
 
     def progress(self) -> Progress:
         """Return the progress; called from any thread."""
@@ -231,18 +242,6 @@ class Session:
             mini_batches_before=self._tally.done - self._own.done,
         )
 
-    def _end_record(self, outcome: str, message: str) -> bytes:
-        record = {
-            "format_version": 1,
-            "round": self._started.round,
-            "outcome": outcome,
-            "message": message,
-            "run_seconds": round(self._own.run_seconds, 3),
-            "processes_started": self._launcher.count,
-            **self.progress().to_dict(),
-        }
-        return json.dumps(record).encode()
-
     def _claim(self) -> None:
         """Claim chunks until the queue has what the processes need soon, or will have once it is staged."""
         self._take_staged()
@@ -258,7 +257,7 @@ class Session:
         staged = self._staging.take()
         self._dispatcher.add(staged.portions)
         for line in staged.partial:
-            self._dispatcher.go_on(line)
+            self._dispatcher.go_on(line, self._intake.is_suspect(line.ordinal))
 
     def _wanted(self) -> int:
         """Return how many mini-batches should wait in the queue.
@@ -329,6 +328,8 @@ class Session:
     def _check_processes(self) -> None:
         """Kill what is over its limit; and find the dead whose socket a child of theirs keeps open."""
         self._dispatcher.check_deadlines()
+        if self._long_runs is not None:
+            self._long_runs.look(self._dispatcher.processes)
         for process in list(self._dispatcher.processes):
             if process.has_ended():
                 while process.has_spoken() and self._dispatcher.receive(process):
@@ -360,8 +361,6 @@ class Session:
         if now < self._next_look:
             return
         self._next_look = now + (CONTROL_INTERVAL_S if self._store.is_local else OBJECTS_INTERVAL_S)
-        if self._long_runs is not None:
-            self._long_runs.show(self._dispatcher.processes, time.monotonic_ns())
         self._others = seen = self._meet()
         self._intake.look()
         self._guardian.look()
@@ -384,7 +383,7 @@ class Session:
         self._control.publish(self._own.failures, self._own.done, self._dispatcher.init_failures)
         return seen
 
-    def _judge(self) -> None:
+    def _keep_limits(self) -> None:
         """Judge the processes by their deadlines, and the round by its thresholds."""
         now = time.monotonic()
         if now >= self._next_deadlines:
@@ -392,22 +391,7 @@ class Session:
             self._next_deadlines = now + DEADLINE_INTERVAL_S
         if self._others is None or self.outcome == "aborted":
             return
-        own, others = self._own.failures, self._others.others
-        failures = Failures(own.items + others.items, own.mini_batches + others.mini_batches)
-        reasons = budget.breaches(self._plan.config, failures)
-        if mine := self._dispatcher.init_failures:
-            reasons += budget.init_breaches(
-                mine + self._others.init_failures,
-                self._plan.node_count * self._process_limit,
-                time.monotonic() - self._started_at,
-                self._dispatcher.last_failure,
-            )
-        reasons += self._stall.reasons(
-            self._finished + self._others.done,
-            self._dispatcher.processes,
-            self._outstanding,
-            self._staging.pending,
-        )
+        reasons = self._judge.reasons(self._own.failures, self._others, self._finished, self._staging.pending)
         if reasons:
             self._control.propose_abort(reasons)
             self._abort()

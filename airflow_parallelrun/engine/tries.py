@@ -46,16 +46,17 @@ class Tries:
         self.queue = PortionQueue()
         self.finished: list[Finished] = []
 
-    def go_on(self, line: Line) -> None:
+    def go_on(self, line: Line, alone: bool = False) -> None:
         """Queue the parts of a mini-batch that have not succeeded.
 
         :param line: what an earlier round came to, with parts
+        :param alone: whether each of them is to run alone
         """
         bisection = Bisection(line.items_in, [part for part in line.parts if part.error is None])
         for part in line.parts:
             if part.error is not None:
                 best = _better(None, part.as_line(line))
-                self.queue.add([Portion(line.ordinal, 1, 1, best, bisection, part.first, part.items)])
+                self.queue.add([Portion(line.ordinal, 1, 1, best, bisection, part.first, part.items, alone)])
 
     def take(self, portion: Portion, line: Line) -> None:
         """Take the line that a try would have as the last one, and decide whether it is.

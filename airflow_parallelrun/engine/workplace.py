@@ -107,7 +107,7 @@ class LogFolder:
         """Make the folder, unless it is the plan's own.
 
         :param token: the attempt's
-        :raises OSError: when it cannot be made
+        :raises StorageError: when it cannot be made
         """
         if is_remote(self._url):
             self.root = make_folder(token)

@@ -44,6 +44,11 @@ def last_state(content: bytes | mmap.mmap) -> PageState:
     return PageState(IDLE, -1, -1, 0) if sequence & 1 else PageState(*state)
 
 
+def image(phase: int, ordinal: int, feed: int) -> bytes:
+    """Return the content of a page that says this, as of now."""
+    return _WORDS.pack(0, phase, ordinal, feed, time.monotonic_ns()).ljust(SIZE, b"\0")
+
+
 class Page:
     """A worker's page, mapped from a file descriptor; the descriptor is not kept."""
 
@@ -102,10 +107,6 @@ class Page:
     def last(self) -> PageState:
         """Return the state of a process that is dead, even if it died while writing."""
         return last_state(self._map)
-
-    def content(self) -> bytes:
-        """Return its bytes as they are now."""
-        return bytes(self._map[:SIZE])
 
     def revoke(self, end: int) -> None:
         """Take back every feed number below end that has not begun; for good, they are never used again.

@@ -209,7 +209,8 @@ class World:
             "LogForwarder": Nothing,
             "ResourceMonitor": Nothing,
             "unpack": lambda data, folder: None,
-            "make_folder": lambda token: "/tmp",
+            "make_folder": lambda token: "/nowhere",
+            "shutil": SimpleNamespace(rmtree=lambda folder, **given: None),
             "remove_leftovers": lambda store, attempt: None,
             "selectors": SimpleNamespace(
                 DefaultSelector=lambda: Selector(world),

@@ -3,80 +3,23 @@
 
 from __future__ import annotations
 
-import os
-import struct
 import time
-from collections import deque
 from types import SimpleNamespace
 
 import pytest
+from fake_process import GONE, FakeProcess
 from workbench import make_config, make_plan
 
-from airflow_parallelrun.engine.deaths import Exit
 from airflow_parallelrun.engine.dispatcher import STACK_S, WINDOW, Dispatcher
 from airflow_parallelrun.engine.journal import Record, Streak, parse
-from airflow_parallelrun.engine.pool import Process, ProcessFiles
-from airflow_parallelrun.engine.portions import InFlight, Portion
+from airflow_parallelrun.engine.portions import Portion
 from airflow_parallelrun.exceptions import EntryScriptContractError, StorageError
 from airflow_parallelrun.worker import page, protocol
-
-GONE = object()
 
 
 def echo(subject, arguments, reply):
     reply(True, [subject, arguments])
     return True
-
-
-class FakeProcess(Process):
-    """The node's side of a process, with a real page and without a process behind it."""
-
-    def __init__(self, number, path):
-        self.number = number
-        self.name = f"process{number:03d}"
-        self.segment = f"segments/0-1-{number}-0"
-        self.files = self.logs = ProcessFiles("stdout.txt", "stderr.txt", "log.txt", "error.txt", "p.profile")
-        self.ready, self.stopping, self.bye = True, False, False
-        self.init_failure = None
-        self.seconds_mean = None
-        self.in_flight = InFlight()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT)
-        os.ftruncate(fd, page.SIZE)
-        self.page = page.Page(fd)
-        os.close(fd)
-        self.page.write(page.IDLE)
-        self.sent, self.incoming, self.status, self.killed = [], deque(), -9, False
-        self.code, self.asked = "/code", 0
-
-    def _send(self, message):
-        self.sent.append(message)
-
-    def receive(self):
-        message = self.incoming.popleft()
-        return None if message is GONE else [message]
-
-    def dump_stack(self):
-        self.asked += 1
-
-    def kill(self):
-        self.killed = True
-
-    def wait(self):
-        return Exit(self.status, 0)
-
-    def close(self):
-        self.page.close()
-
-    def fed(self):
-        """The ordinals that were sent, by feed number."""
-        entries = [entry for kind, *rest in self.sent if kind == "run" for entry in rest[0]]
-        return {feed + n: ordinal + n for feed, ordinal, count, *_ in entries for n in range(count)}
-
-    def runs(self, feed, phase=page.RUN, seconds_ago=0.0):
-        """Say on the page what runs now."""
-        self.page.write(phase, self.fed().get(feed, -1), feed)
-        start = time.monotonic_ns() - int(seconds_ago * 1e9)
-        struct.pack_into("=q", self.page._map, 8 + 24, start)
 
 
 def result(process, feed, status="ok", seconds=1e-4, error=None, **values):
@@ -189,6 +132,51 @@ def test_the_last_ones_are_shared_out(bench):
     bench.dispatcher.feed(last=True)
     assert [len(process.in_flight) for process in (bench[0], bench[1])] == [5, 3]
     assert bench.dispatcher.queued == 12
+
+
+def test_beside_what_is_to_run_alone_nothing_runs(bench):
+    bench = bench(processes=3, mini_batches=10, run_max_try=2)
+    bench.dispatcher.feed(last=False)
+    bench.dispatcher.add([Portion(20, alone=True), Portion(21, alone=True)])
+    first, second, third = (bench[number] for number in range(3))
+    for process, ordinal in ((first, 0), (second, 1), (third, 2)):
+        bench.dispatcher.feed(last=False)
+        assert list(process.fed().values()) == [ordinal]
+        bench.hear(process, result(process, 0))
+    announced = []
+    bench.dispatcher._before_alone = lambda process, portion: announced.append((process.fed(), portion))
+    bench.dispatcher.feed(last=False)
+    bench.dispatcher.feed(last=True)
+    assert announced == [({0: 0}, Portion(20, alone=True))]  # and then it is fed
+    assert bench.dispatcher.idle == 2
+    assert first.fed()[1] == 20
+    first.runs(1)
+    bench.dispatcher.bury(first)  # a try of it; it stays alone
+    bench.dispatcher.feed(last=False)
+    assert second.fed()[1] == 21
+    bench.hear(second, result(second, 1))
+    bench.dispatcher.feed(last=False)
+    assert second.fed()[2] == 20
+    assert len(third.fed()) == 1
+    bench.hear(second, result(second, 2))
+    bench.dispatcher.feed(last=False)
+    assert second.fed()[3] == 3
+    assert [ordinal for ordinal, *_ in bench.finished()] == [0, 1, 2, 21, 20]
+
+
+def test_what_waits_in_front_of_a_process_makes_room_for_what_is_to_run_alone(bench):
+    bench = bench(mini_batches=300)
+    process = busy_process(bench)
+    process.runs(3)
+    for feed in (1, 2):
+        bench.hear(process, result(process, feed))
+    bench.dispatcher.add([Portion(500, alone=True)])
+    bench.dispatcher.feed(last=False)
+    assert list(process.in_flight) == [3]
+    bench.hear(process, result(process, 3))
+    bench.dispatcher.feed(last=False)
+    assert list(process.fed().values())[-1] == 500
+    assert [ordinal for ordinal, _ in bench.waiting()][:3] == [4, 5, 6]
 
 
 def test_processes_that_start_or_stop_get_nothing(bench):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import pytest
 from workbench import journalled, wait_for
 
 from airflow_parallelrun.config import Environment
-from airflow_parallelrun.engine import ledger, names
+from airflow_parallelrun.engine import ledger, names, session, standing, workplace
 from airflow_parallelrun.engine.claims import Claims
 from airflow_parallelrun.engine.node import Node
 from airflow_parallelrun.engine.plan import read_plan
@@ -27,6 +28,7 @@ from airflow_parallelrun.engine.session import CONTROL_INTERVAL_S
 from airflow_parallelrun.exceptions import (
     ConfigurationError,
     InterruptedRunError,
+    StorageError,
     ThresholdExceededError,
     UnprocessedError,
 )
@@ -220,6 +222,57 @@ def test_mini_batch_that_kills_its_node_three_times_is_failed(job):
     assert job.rows() == job.names(5, without={2})
     assert job.calls()["00002"] == 3
     assert "3 node processes that died" in result.error_groups[0].error
+
+
+def test_what_runs_beside_a_mini_batch_that_kills_its_node_is_not_taken_for_it(job):
+    script = """
+        import signal, time
+        def run(mini_batch):
+            called(mini_batch)
+            time.sleep(0.5)
+            if mini_batch[0].endswith("00002"):
+                os.kill(os.getppid(), signal.SIGKILL)
+                signal.pause()
+            time.sleep(0.5)
+            return [os.path.basename(path) for path in mini_batch]
+    """
+    job.files(8).split(script, error_threshold=1, process_count_per_node=4)
+    for _ in range(3):
+        assert start_node(job).wait(timeout=60) == -signal.SIGKILL
+    result = job.run()
+    assert job.rows() == job.names(8, without={2})
+    assert job.calls()["00002"] == 3
+    assert result.counts.failed == 1
+    log = (job.folder / "output" / "logs" / "sys" / "node" / "0-3.log.txt").read_text()
+    assert "mini-batches 0, 1, 2, 3 may be what this node died of 2 times: each runs alone now" in log
+
+
+def test_why_a_node_could_not_start_is_told_and_nothing_of_it_stays(job, echo, tmp_path, monkeypatch):
+    job.files(4).split(echo)
+    temporary = tmp_path / "temporary"
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(StorageError, match="No such file or directory"):
+        job.node()
+    temporary.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "is_remote", lambda url: True)
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+        with pytest.raises(StorageError, match="No such file or directory"):
+            job.node()
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "Intake", refuse)
+        with pytest.raises(StorageError, match="refused"):
+            job.node()
+    assert list(temporary.iterdir()) == []
+    with pytest.raises(UnprocessedError, match=r"node 0-3 failed: claims: refused"):
+        job.reduce()
+    ends = [start.state for start in standing.starts(job.plan)]
+    assert ends == ["failed"] * 3
+    assert job.run().verdict == "succeeded"
+
+
+def refuse(*_):
+    raise StorageError("claims", "refused")
 
 
 def test_lost_node_is_named_and_its_next_attempt_finishes_the_job(job, echo):

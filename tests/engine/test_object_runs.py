@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,10 +25,13 @@ from airflow_parallelrun.exceptions import (
     OutputOwnedError,
     ThresholdExceededError,
 )
+from airflow_parallelrun.worker import page
 
 if TYPE_CHECKING:
     import storage_servers
     from conftest import Job
+
+    from airflow_parallelrun.engine.store import Store
 
 HALF_FAIL = """
 def run(mini_batch):
@@ -156,7 +160,7 @@ def run(mini_batch):
     for k in range(1, 4):
         with subprocess.Popen([sys.executable, "-c", _QUICK_TO_SHOW, job.plan.run_dir]) as node:
             try:
-                wait_for(lambda: any(name.startswith(f"0-{k}-") for name in store.names("pages")))  # noqa: B023
+                wait_for(lambda: 2 in _shown(store, f"0-{k}-"))  # noqa: B023
             finally:
                 node.kill()
     result = Node(job.plan.run_dir, 0).run()
@@ -166,11 +170,37 @@ def run(mini_batch):
     assert failed["error"]["type"] == "NodeLost"
 
 
+def test_what_kills_a_machine_soon_is_known_from_the_second_time_on(
+    job: Job, azure_store: storage_servers.ObjectStore
+) -> None:
+    script = """
+import signal, time
+def run(mini_batch):
+    called(mini_batch)
+    time.sleep(3)
+    if mini_batch[0].endswith("2"):
+        os.kill(os.getppid(), signal.SIGKILL)
+    return [os.path.basename(path) for path in mini_batch]
+"""
+    job.files(6).split(script, output=f"{azure_store.url}/out", process_count_per_node=3, error_threshold=1)
+    start = "import sys; from airflow_parallelrun.engine.node import Node; Node(sys.argv[1], 0).run()"
+    command = [sys.executable, "-c", start, job.plan.run_dir]
+    ends = [subprocess.run(command, timeout=60).returncode for _ in range(4)]
+    assert ends == [-signal.SIGKILL] * 3 + [0]
+    assert job.reduce().counts.failed == 1
+    assert rows(azure_store) == job.names(6, without={2})
+
+
+def _shown(store: Store, prefix: str) -> set[int]:
+    pages = [store.read(f"pages/{name}") for name in store.names("pages") if name.startswith(prefix)]
+    return {page.last_state(content).ordinal for content in pages}
+
+
 _QUICK_TO_SHOW = """
 import sys
-from airflow_parallelrun.engine import committed_objects, session
+from airflow_parallelrun.engine import long_runs, session
 from airflow_parallelrun.engine.node import Node
-committed_objects._SHOWN_S = session.OBJECTS_INTERVAL_S = 0.2
+long_runs.LONG_S = session.OBJECTS_INTERVAL_S = 0.2
 Node(sys.argv[1], 0).run()
 """
 

@@ -47,6 +47,21 @@ def test_what_goes_before_all_others_keeps_its_order():
     assert len(queue) == 4
 
 
+def test_what_is_to_run_alone_comes_before_all_others_and_by_itself():
+    queue = PortionQueue()
+    queue.add([Portion(0, 3), Portion(7, alone=True), Portion(8, alone=True)])
+    queue.add([Portion(5)], first=True)
+    queue.add([Portion(6, alone=True)], first=True)
+    assert len(queue) == 7
+    assert ordinals(queue) == [6, 7, 8, 5, 0, 1, 2]
+    taken = []
+    while queue.alone:
+        taken.append(ordinals(queue.take(10)))
+    assert taken == [[6], [7], [8]]
+    assert ordinals(queue.take(10)) == [5, 0, 1, 2]
+    assert len(queue) == 0
+
+
 @given(LENGTHS, st.data())
 def test_what_a_process_has(lengths, data):
     """Any neighbours can be taken out, from the front, the middle or the end."""

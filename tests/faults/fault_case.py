@@ -48,7 +48,7 @@ FAST_OBJECTS = {
     "driver_errors.BACKOFF_S": 0.02,
     "engine.committed_objects.SHORTEST_INTERVAL_S": 0.05,
     "engine.committed_objects.LONGEST_INTERVAL_S": 0.05,
-    "engine.committed_objects._SHOWN_S": 0.1,
+    "engine.long_runs.LONG_S": 0.1,
     "engine.session.OBJECTS_INTERVAL_S": 0.2,
     "engine.session.DEADLINE_INTERVAL_S": 0.1,
     "engine.workplace._UPLOAD_INTERVAL_S": 0.3,

@@ -238,7 +238,7 @@ def asked_to_stop(rng: random.Random) -> Scenario:
 
 @kind("mini-batch kills its node")
 def poison(rng: random.Random) -> Scenario:
-    scenario = base(rng, nodes=1, processes=1)
+    scenario = base(rng, nodes=1, processes=rng.choice([1, 2, 3]))
     victim = rng.randrange(scenario.items)
     scenario.may_fail = {victim // scenario.items_each}
     scenario.worker.append(fault("run", "kill node", f"{victim:05d}", every=1, once=False))
