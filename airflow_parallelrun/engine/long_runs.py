@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LONG_S = 5.0
 # What has killed the machine once comes again soon, however short it is: for a while nearly all is shown.
 QUICK_S, QUICK_FOR_S = 0.1, 60.0
-# The dispatch thread waits for the requests: of its time they take no more than one part in so many.
+# The dispatch thread waits for the requests: before the next ones it has so many times as long for itself.
 _PAUSE = 4
 _AT_ONCE = 8
 

@@ -108,14 +108,11 @@ def test_a_node_that_is_lost_for_good_leaves_its_share_to_a_person(runs: dict[st
     assert "node 0-1 was lost without a word" in run.log("predict.reduce")
 
 
-def test_a_run_that_a_person_marks_failed_has_no_verdict_and_can_go_on(
-    runs: dict[str, DagRun], workspace: Workspace
-) -> None:
+def test_a_run_that_a_person_marks_failed_has_no_verdict_and_can_go_on(runs: dict[str, DagRun]) -> None:
     run = runs["marked"]
     for node in ("0-1", "1-1"):
         run.node(node)
-    workspace.client.mark_dag_run(run.dag_id, run.run_id, "failed")
-    assert run.ends_as("failed") == {
+    assert run.is_marked_failed() == {
         "predict.split": "success",
         "predict.run[0]": "failed",
         "predict.run[1]": "failed",

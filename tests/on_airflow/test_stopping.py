@@ -353,10 +353,10 @@ def test_a_node_that_is_cleared_starts_anew_and_ends_with_its_run(stops: dict[st
     eventually(lambda: run.calls()[HELD] == 2, "the second attempt is where the first was")
     again = Stop(run, [psutil.Process(pid) for pid in run.processes()] + [run.node("0-2")])
     again.doomed, again.at = again.before, time.time()
-    run.client.mark_dag_run(run.dag_id, run.run_id, "failed")
+    states = run.is_marked_failed()
     eventually(again.watch_end, "the end of everything", BELOW_AIRFLOWS_PATIENCE_S)
     print(f"mark the run failed: all ended after {again.ended_s:.1f} s")
-    assert run.ends_as("failed")["predict.run[0]"] == "failed"
+    assert states["predict.run[0]"] == "failed"
     calls = run.calls()
     assert [calls[item] for item in ITEMS if int(item) in run.committed()] == [1] * len(run.committed())
     _check_that_nothing_is_left(stop)
