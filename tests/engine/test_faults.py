@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,7 +245,8 @@ def test_what_runs_beside_a_mini_batch_that_kills_its_node_is_not_taken_for_it(j
     assert job.calls()["00002"] == 3
     assert result.counts.failed == 1
     log = (job.folder / "output" / "logs" / "sys" / "node" / "0-3.log.txt").read_text()
-    assert "mini-batches 0, 1, 2, 3 may be what this node died of 2 times: each runs alone now" in log
+    # Which others were running each time depends on how fast the processes start.
+    assert re.search(r"mini-batches .*\b2\b.* may be what this node died of 2 times: each runs alone", log)
 
 
 def test_why_a_node_could_not_start_is_told_and_nothing_of_it_stays(job, echo, tmp_path, monkeypatch):

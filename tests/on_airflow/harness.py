@@ -122,7 +122,7 @@ class DagRun:
         )
         return found
 
-    def is_marked_failed(self) -> dict[str, str | None]:
+    def mark_failed(self) -> dict[str, str | None]:
         """Mark the run failed, wait for its end and return the tasks' states.
 
         The run's own state is Airflow's alone: a scheduler that looks just then finds all tasks ended, the

@@ -112,7 +112,7 @@ def test_a_run_that_a_person_marks_failed_has_no_verdict_and_can_go_on(runs: dic
     run = runs["marked"]
     for node in ("0-1", "1-1"):
         run.node(node)
-    assert run.is_marked_failed() == {
+    assert run.mark_failed() == {
         "predict.split": "success",
         "predict.run[0]": "failed",
         "predict.run[1]": "failed",

@@ -353,7 +353,7 @@ def test_a_node_that_is_cleared_starts_anew_and_ends_with_its_run(stops: dict[st
     eventually(lambda: run.calls()[HELD] == 2, "the second attempt is where the first was")
     again = Stop(run, [psutil.Process(pid) for pid in run.processes()] + [run.node("0-2")])
     again.doomed, again.at = again.before, time.time()
-    states = run.is_marked_failed()
+    states = run.mark_failed()
     eventually(again.watch_end, "the end of everything", BELOW_AIRFLOWS_PATIENCE_S)
     print(f"mark the run failed: all ended after {again.ended_s:.1f} s")
     assert states["predict.run[0]"] == "failed"
